@@ -1,0 +1,15 @@
+"""VIFT: a vision-language model whose `generate()` fuses a text-only run into the image run."""
+
+from .configuration_vift import VIFTConfig
+from .fusion_vift import FusionSettings, PromptFusion, TextStream
+from .modeling_vift import VIFTForConditionalGeneration, VIFTModel
+
+
+__all__ = [
+    "FusionSettings",
+    "PromptFusion",
+    "TextStream",
+    "VIFTConfig",
+    "VIFTForConditionalGeneration",
+    "VIFTModel",
+]
