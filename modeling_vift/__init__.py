@@ -4,7 +4,6 @@ from .configuration_vift import VIFTConfig
 from .fusion_vift import FusionSettings, PromptFusion, TextStream
 from .modeling_vift import VIFTForConditionalGeneration, VIFTModel
 
-
 __all__ = [
     "FusionSettings",
     "PromptFusion",

@@ -12,7 +12,6 @@ from transformers.utils.versions import require_version
 
 from .fusion_vift import resolve_fusion
 
-
 require_version("transformers>=5.23", "VIFT needs transformers>=5.23,<5.24: pip install 'transformers>=5.23,<5.24'")
 
 # `AutoModel` maps to the class that has `generate()`: that is what `AutoModel.from_pretrained` users want.

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import torch
 
-
 # What is written at the input x of fused layer l; h_q and h_vq come from unfused runs without and with image.
 FUSION_RULES = {
     "cascade": "alpha * x + beta * h_q[l]; contributions of successive layers compound",
@@ -73,10 +72,14 @@ def resolve_fusion(config, fusion=None, **overrides) -> FusionSettings | None:
     preset = {}
     if isinstance(fusion, str):
         if fusion not in config.fusion_presets:
-            raise ValueError(f"unknown preset fusion={fusion!r}; config.fusion_presets has {list(config.fusion_presets)}")
+            raise ValueError(
+                f"unknown preset fusion={fusion!r}; config.fusion_presets has {list(config.fusion_presets)}"
+            )
         preset = config.fusion_presets[fusion]
         if unknown := set(preset) - set(OVERRIDES):
-            raise ValueError(f"fusion_presets[{fusion!r}]: unknown {sorted(unknown)[0]!r}; known: {', '.join(OVERRIDES)}")
+            raise ValueError(
+                f"fusion_presets[{fusion!r}]: unknown {sorted(unknown)[0]!r}; known: {', '.join(OVERRIDES)}"
+            )
     elif not isinstance(fusion, bool | dict | None):
         raise ValueError(f"fusion={fusion!r} is neither a bool, nor the name of a preset, nor a dict of overrides")
     if not (config.fusion_enabled if fusion is None else fusion is not False):
@@ -145,8 +148,10 @@ def _resolve_layers(layers, num_layers: int) -> tuple[int, ...]:
     if isinstance(layers, bool | int) or not layers or not all(type(layer) is int for layer in layers):
         raise ValueError(f"{described} must be a fraction in (0, 1], a band 'first:stop' with first < stop, or layers")
     if min(layers) < 0 or max(layers) >= num_layers:
-        raise ValueError(f"{described} reaches layer {min(min(layers), max(layers), key=lambda i: 0 <= i < num_layers)}, "
-                         f"but the language model has layers 0 to {num_layers - 1}")
+        raise ValueError(
+            f"{described} reaches layer {min(min(layers), max(layers), key=lambda i: 0 <= i < num_layers)}, "
+            f"but the language model has layers 0 to {num_layers - 1}"
+        )
     if len(set(layers)) != len(layers):
         raise ValueError(f"{described} names a layer twice")
     return tuple(sorted(layers))

@@ -11,7 +11,7 @@ coefficients do not mix and an exception leaves nothing behind. Attention, cache
 transformers' own. Shapes: B rows, S tokens, N text tokens of all rows with an image, D hidden size.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,10 @@ from functools import partial
 import torch
 from torch import nn
 from transformers import GenerationMixin, LlavaForConditionalGeneration, LlavaModel, LlavaPreTrainedModel
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 
 from .configuration_vift import VIFTConfig
 from .fusion_vift import (
@@ -33,7 +36,6 @@ from .fusion_vift import (
     span_columns,
     text_positions,
 )
-
 
 # (model, PromptFusion or None) of the generate() that is running in this thread
 _RUNNING = ContextVar("vift_running_generate", default=(None, None))
@@ -66,15 +68,22 @@ def _fuse_output(next_layer, module, args, kwargs, output):
 
 
 class VIFTModel(LlavaModel):
-    """Vision tower -> two-layer MLP -> decoder LM, without the LM head; `forward` takes a `PromptFusion` as `fusion`."""
+    """Vision tower -> two-layer MLP -> decoder LM, without the LM head; `fusion` of `forward` is a `PromptFusion`."""
 
     config: VIFTConfig
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: every part initialises as transformers' own (the rule for custom code skips SigLIP's attention)."""
+        return False
 
     def __init__(self, config: VIFTConfig):
         super().__init__(config)
         layers = getattr(self.language_model, "layers", None)
         if not isinstance(layers, nn.ModuleList):
-            raise ValueError(f"text_config.model_type={config.text_config.model_type!r} has no list `layers` to fuse in")
+            raise ValueError(
+                f"text_config.model_type={config.text_config.model_type!r} has no list `layers` to fuse in"
+            )
         self.language_model.register_forward_pre_hook(_fuse_embeddings, with_kwargs=True)
         for index, layer in enumerate(layers[:-1]):
             layer.register_forward_hook(partial(_fuse_output, index + 1), with_kwargs=True)
@@ -96,6 +105,11 @@ class VIFTForConditionalGeneration(LlavaForConditionalGeneration, GenerationMixi
 
     config: VIFTConfig
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: every part initialises as transformers' own (the rule for custom code skips SigLIP's attention)."""
+        return False
+
     def __init__(self, config: VIFTConfig):
         LlavaPreTrainedModel.__init__(self, config)
         self.model = VIFTModel(config)
@@ -115,7 +129,7 @@ class VIFTForConditionalGeneration(LlavaForConditionalGeneration, GenerationMixi
         image_sizes: torch.Tensor | None = None,
         mm_encoder_outputs: dict | None = None,
         fusion=None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ):
         """
         `LlavaForConditionalGeneration.forward`, unfused unless `fusion` is given.
@@ -137,7 +151,9 @@ class VIFTForConditionalGeneration(LlavaForConditionalGeneration, GenerationMixi
             fusion = None
             if settings is not None:
                 if input_ids is None or (past_key_values is not None and past_key_values.get_seq_length() > 0):
-                    raise ValueError("fusion needs whole prompts as input_ids: no inputs_embeds, no filled past_key_values")
+                    raise ValueError(
+                        "fusion needs whole prompts as input_ids: no inputs_embeds, no filled past_key_values"
+                    )
                 mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
                 prompt_mask = mask if labels is None else mask * (labels == -100).cumprod(dim=1)
                 fusion = self._plan_fusion(
@@ -219,8 +235,10 @@ class VIFTForConditionalGeneration(LlavaForConditionalGeneration, GenerationMixi
             past = 0 if cache is None else int(cache.get_seq_length())
             if past and "pixel_values" in kwargs:
                 self._drop_cached_images(input_ids, past, kwargs)
-            self._check_images(input_ids[:, past:], kwargs.get("pixel_values"), kwargs.get("mm_encoder_outputs"))
-            if settings is not None and (input_ids == self.config.image_token_id).any():
+            if kwargs.get("inputs_embeds") is None:  # which may hold the image already
+                self._check_images(input_ids[:, past:], kwargs.get("pixel_values"), kwargs.get("mm_encoder_outputs"))
+            resumed = past > 0 and past == input_ids.shape[1] - 1  # no new prompt: the next token of an answer
+            if settings is not None and not resumed and (input_ids == self.config.image_token_id).any():
                 self._check_fusable(input_ids, past, generation_config, kwargs)
                 mask = self._attention_mask(input_ids, generation_config, kwargs)
                 plan = self._plan_fusion(
@@ -229,6 +247,7 @@ class VIFTForConditionalGeneration(LlavaForConditionalGeneration, GenerationMixi
                     mask,
                     text_stream,
                     attention_mask=mask,
+                    inputs_embeds=kwargs.get("inputs_embeds"),
                     pixel_values=kwargs.get("pixel_values"),
                     mm_encoder_outputs=kwargs.get("mm_encoder_outputs"),
                 )
@@ -239,14 +258,14 @@ class VIFTForConditionalGeneration(LlavaForConditionalGeneration, GenerationMixi
         with _running(self, plan):
             return super().generate(inputs, generation_config, **kwargs)
 
-    def prepare_inputs_for_generation(self, input_ids, is_first_iteration=False, **kwargs):
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
         model_inputs = super().prepare_inputs_for_generation(
-            input_ids, is_first_iteration=is_first_iteration, **kwargs
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
         model, plan = _RUNNING.get()
         cached = kwargs.get("use_cache", True)
         if plan is not None and model is self and (is_first_iteration or not cached):
-            tokens = next(t for t in (model_inputs.get("input_ids"), model_inputs.get("inputs_embeds")) if t is not None)
+            tokens = model_inputs["inputs_embeds" if model_inputs.get("input_ids") is None else "input_ids"]
             cache = kwargs.get("past_key_values")
             offset = int(cache.get_seq_length()) if cached and cache is not None else 0
             model_inputs["fusion"] = plan.at(tokens.shape[0], tokens.shape[1], offset)
@@ -261,7 +280,7 @@ class VIFTForConditionalGeneration(LlavaForConditionalGeneration, GenerationMixi
             fusion_layers (*optional*): as in `generate()`; the config's when None.
 
         Returns:
-            `TextStream`, with N text tokens from the rows that hold an image. May be edited and handed to `generate()`.
+            `TextStream`, with N text tokens from the rows that hold an image. `generate()` takes it, edited or not.
 
         Raises:
             ValueError: no row holds an image, or the language model does not hand keywords to its layers.
@@ -286,15 +305,14 @@ class VIFTForConditionalGeneration(LlavaForConditionalGeneration, GenerationMixi
             hasattr(self, name) for name in ("_hf_hook", "_get_fsdp_state", "ds_config")
         )
         recorder = LayerRecorder(layers, rows, columns, stop_early=not whole)
-        with _running(self, None):
-            try:
-                self(**model_inputs, use_cache=False, logits_to_keep=1, fusion=recorder)
-            except StopForward:
-                pass
+        with _running(self, None), suppress(StopForward):
+            self(**model_inputs, use_cache=False, logits_to_keep=1, fusion=recorder)
         if missing := set(layers) - set(recorder.states):
             name = self.config.text_config.model_type
-            raise ValueError(f"text_config.model_type={name!r} cannot be fused: its layers {sorted(missing)} never saw "
-                             "the keyword `fusion` of the forward pass")
+            raise ValueError(
+                f"text_config.model_type={name!r} cannot be fused: its layers {sorted(missing)} never saw "
+                "the keyword `fusion` of the forward pass"
+            )
         return recorder.states
 
     def _plan_fusion(
@@ -317,16 +335,18 @@ class VIFTForConditionalGeneration(LlavaForConditionalGeneration, GenerationMixi
         for layer in settings.layers:
             if layer not in stream.states or len(stream.states[layer]) != len(rows):
                 found = len(stream.states[layer]) if layer in stream.states else "no"
-                raise ValueError(f"text_stream has {found} states for layer {layer}, the prompts have {len(rows)} text tokens")
+                raise ValueError(
+                    f"text_stream has {found} states for layer {layer}, the prompts have {len(rows)} text tokens"
+                )
         target = span_columns(settings.span, input_ids, prompt_mask, image_id, rows, columns)
         image_states = None
         if settings.needs_image_run:
             mask = image_run.pop("attention_mask")
             if image_run.get("position_ids") is None:
                 image_run["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
-            image_states = self._record(
-                settings.layers, rows, target.clamp(min=0), input_ids=input_ids, attention_mask=mask, **image_run
-            )
+            if image_run.get("inputs_embeds") is None:
+                image_run["input_ids"] = input_ids
+            image_states = self._record(settings.layers, rows, target.clamp(min=0), attention_mask=mask, **image_run)
         source = (target >= 0).nonzero().flatten()
         states = {layer: stream.states[layer] for layer in settings.layers}
         return PromptFusion(settings, states, image_states, rows[source], target[source], source, batch_size)
@@ -338,14 +358,18 @@ class VIFTForConditionalGeneration(LlavaForConditionalGeneration, GenerationMixi
         num_tokens = int((input_ids == self.config.image_token_id).sum())
         num_images = 0 if pixel_values is None else len(pixel_values)
         if num_tokens and not num_images:
-            raise ValueError(f"the prompt has {num_tokens} image tokens but pixel_values holds 0 images: pass the images, "
-                             "or remove the placeholders")
+            raise ValueError(
+                f"the prompt has {num_tokens} image tokens but pixel_values holds 0 images: pass the images, "
+                "or remove the placeholders"
+            )
         if not num_images:
             return
         expected = num_images * self._tokens_per_image(pixel_values)
         if num_tokens != expected:
-            raise ValueError(f"the prompt has {num_tokens} image tokens but pixel_values holds {num_images} images, which "
-                             f"take {expected}: give as many images as there are placeholders")
+            raise ValueError(
+                f"the prompt has {num_tokens} image tokens but pixel_values holds {num_images} images, which "
+                f"take {expected}: give as many images as there are placeholders"
+            )
 
     def _tokens_per_image(self, pixel_values) -> int:
         vision = self.config.vision_config
@@ -367,10 +391,14 @@ class VIFTForConditionalGeneration(LlavaForConditionalGeneration, GenerationMixi
     def _check_fusable(self, input_ids, past: int, generation_config, kwargs):
         mask = kwargs.get("attention_mask")
         if past and (past >= input_ids.shape[1] or (mask is not None and mask.shape != input_ids.shape)):
-            raise ValueError(f"past_key_values holds {past} tokens and input_ids has {input_ids.shape[1]}: fusion needs the "
-                             "ids of the whole conversation, the cached ones too; or pass fusion=False")
+            raise ValueError(
+                f"past_key_values holds {past} tokens and input_ids has {input_ids.shape[1]}: fusion needs the "
+                "ids of the whole conversation, the cached ones too; or pass fusion=False"
+            )
         if "paged" in (kwargs.get("cache_implementation"), getattr(generation_config, "cache_implementation", None)):
-            raise ValueError("cache_implementation='paged' cannot be fused: choose another cache, or pass fusion=False")
+            raise ValueError(
+                "cache_implementation='paged' cannot be fused: choose another cache, or pass fusion=False"
+            )
 
     def _attention_mask(self, input_ids, generation_config, kwargs):
         """The mask given, or the one `generate()` would infer from the padding ids."""
@@ -385,8 +413,10 @@ class VIFTForConditionalGeneration(LlavaForConditionalGeneration, GenerationMixi
 
     def init_continuous_batching(self, *args, **kwargs):
         if self.config.fusion_enabled and _RUNNING.get()[0] is not self:
-            raise ValueError("continuous batching cannot be fused: use generate(), or pass fusion=False "
-                             "(config.fusion_enabled=False for a server)")
+            raise ValueError(
+                "continuous batching cannot be fused: use generate(), or pass fusion=False "
+                "(config.fusion_enabled=False for a server)"
+            )
         return super().init_continuous_batching(*args, **kwargs)
 
     def generate_batch(self, *args, fusion=None, **kwargs):
@@ -398,6 +428,9 @@ class VIFTForConditionalGeneration(LlavaForConditionalGeneration, GenerationMixi
 
 
 VIFTConfig.register_for_auto_class()
+# Llava's names for the weights, so that Llava checkpoints load (custom classes inherit no conversion)
+for _ours, _llavas in (("vift", "llava"), ("VIFTModel", "LlavaModel")):
+    register_checkpoint_conversion_mapping(_ours, get_checkpoint_conversion_mapping(_llavas), overwrite=True)
 VIFTForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
 # `transformers serve` asks this table whether a class takes images
 MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault("vift", "VIFTForConditionalGeneration")

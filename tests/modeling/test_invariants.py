@@ -11,8 +11,18 @@ from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, TextIterat
 
 from modeling_vift import VIFTForConditionalGeneration
 from tests.modeling.reference import vift_logits
-from tests.modeling.tiny import IMAGE, IMG, LAYERS, PAD, PROMPTS
-from tests.modeling.tiny import batch_inputs, images_of, row_inputs, tiny_images, tiny_model
+from tests.modeling.tiny import (
+    IMAGE,
+    IMG,
+    LAYERS,
+    PAD,
+    PROMPTS,
+    batch_inputs,
+    images_of,
+    row_inputs,
+    tiny_images,
+    tiny_model,
+)
 
 STRONG = {"beta": 0.4, "fusion_layers": 1.0}
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "suppress_tokens": [IMAGE]}
@@ -71,9 +81,7 @@ def test_the_edit_is_exactly_where_stated(model, layer, span, first):
         assert torch.equal(fused[index], plain[index]), "layers before the edit are untouched"
     assert torch.equal(fused[layer][0, others], plain[layer][0, others]), "other positions are untouched"
     text = h_q.states[layer][torch.isin(h_q.columns, torch.tensor(edited))]
-    torch.testing.assert_close(
-        fused[layer][0, edited], 0.9 * plain[layer][0, edited] + 0.3 * text, rtol=1e-12, atol=0
-    )
+    torch.testing.assert_close(fused[layer][0, edited], 0.9 * plain[layer][0, edited] + 0.3 * text, rtol=1e-12, atol=0)
 
 
 def test_text_stream_is_the_text_only_prompt(model):
@@ -202,8 +210,14 @@ def test_beam_scores_are_the_fused_models_own(model):
     """The score of a returned beam is the log-probability that fused scoring gives to its tokens."""
     inputs, width = row_inputs(1), len(PROMPTS[1])
     out = model.generate(
-        **inputs, **STRONG, num_beams=4, max_new_tokens=5, length_penalty=0.0, suppress_tokens=[IMAGE],
-        output_scores=True, return_dict_in_generate=True,
+        **inputs,
+        **STRONG,
+        num_beams=4,
+        max_new_tokens=5,
+        length_penalty=0.0,
+        suppress_tokens=[IMAGE],
+        output_scores=True,
+        return_dict_in_generate=True,
     )
     labels = out.sequences.clone()
     labels[:, :width] = -100
@@ -264,7 +278,9 @@ def test_several_turns_on_one_cache_fuse_only_new_tokens(model, all_images):
         input_ids=torch.tensor([conversation]),
         pixel_values=images if all_images else images[1:],
         past_key_values=cache,
-        **GREEDY, **STRONG, **DETAILS,
+        **GREEDY,
+        **STRONG,
+        **DETAILS,
     )
     knobs = {"alpha": 1.0, "beta": 0.4, "layers": range(LAYERS), "rule": "cascade", "span": "all"}
     written = {*range(len(PROMPTS[0])), *range(past, len(conversation))}
