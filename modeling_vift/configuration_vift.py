@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig, LlavaConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.utils.versions import require_version
 
 from .fusion_vift import resolve_fusion
@@ -116,5 +117,8 @@ class VIFTConfig(LlavaConfig):
         for fusion in (True, *self.fusion_presets):
             resolve_fusion(self, fusion)
 
+
+# `transformers serve` reads this table, between loading the config and the model, for what takes images
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault("vift", "VIFTForConditionalGeneration")
 
 __all__ = ["VIFTConfig"]

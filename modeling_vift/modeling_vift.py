@@ -20,7 +20,6 @@ import torch
 from torch import nn
 from transformers import GenerationMixin, LlavaForConditionalGeneration, LlavaModel, LlavaPreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
@@ -432,7 +431,5 @@ VIFTConfig.register_for_auto_class()
 for _ours, _llavas in (("vift", "llava"), ("VIFTModel", "LlavaModel")):
     register_checkpoint_conversion_mapping(_ours, get_checkpoint_conversion_mapping(_llavas), overwrite=True)
 VIFTForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
-# `transformers serve` asks this table whether a class takes images
-MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault("vift", "VIFTForConditionalGeneration")
 
 __all__ = ["VIFTForConditionalGeneration", "VIFTModel"]
