@@ -57,7 +57,8 @@ def transformers_root() -> Path:
             raise NoTests(f"pip could not download the source distribution of {name}: {reason}")
         with tarfile.open(archives[0]) as archive:
             wanted = [m for m in archive if m.name.startswith(f"{name}/tests/")]
-            archive.extractall(tmp, members=wanted, filter="data")
+            safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in every Python 3.11
+            archive.extractall(tmp, members=wanted, **safe)
         (Path(tmp) / name / "tests" / "__init__.py").touch()  # the archive leaves it out
         with contextlib.suppress(OSError):  # another process was faster
             (Path(tmp) / name).rename(CACHE / name)

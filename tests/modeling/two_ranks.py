@@ -1,5 +1,6 @@
 """Run by test_works_with.py under torchrun: a sharded model answers like the whole one."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def main(mode, folder):
         answer = model.generate(**inputs, **GREEDY, **STRONG, synced_gpus=False)
         assert torch.equal(answer, expected) and not torch.equal(answer, unfused), (answer, expected)
     print(f"rank {dist.get_rank()} equal", flush=True)
-    dist.destroy_process_group()
+    dist.barrier()
+    sys.stdout.flush()
+    os._exit(0)  # the threads of gloo sometimes keep a finished process from exiting
 
 
 main(*sys.argv[1:])

@@ -1,0 +1,59 @@
+# make demo | test | micro | lint | format | clean. Each sets up what it needs in .venv and works first,
+# on a fresh clone. Variables:
+#   PYTHON      interpreter for the environment (>= 3.11)
+#   TORCH_ARGS  extra arguments for installing torch, e.g. --index-url with PyTorch's index of CPU builds on a
+#               machine without a GPU (much smaller)
+#   ARGS        passed on to the command, e.g. make demo ARGS="--beta 0.2"
+PYTHON     ?= python3
+VENV       ?= .venv
+TORCH      ?= torch==2.13.0
+TORCH_ARGS ?=
+ARGS       ?=
+
+PIP   := $(VENV)/bin/python -m pip --disable-pip-version-check
+FILES := pyproject.toml constraints.txt
+STAMP := $(VENV)/.stamp
+
+.PHONY: demo test micro lint format clean
+.DEFAULT_GOAL := demo
+
+demo: $(STAMP)-microworld
+	@$(VENV)/bin/vift-demo $(ARGS)
+
+test: $(STAMP)-dev
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+# Into a folder of its own; compare with: make demo ARGS="--model runs/vift-micro"
+micro: $(STAMP)-train
+	@$(VENV)/bin/vift-micro --output runs/vift-micro $(ARGS)
+
+lint: $(STAMP)-ruff
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+format: $(STAMP)-ruff
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache demo.png
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is written only after its step succeeded, so an interrupted set-up starts over where it broke.
+$(STAMP)-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "VIFT needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Choose one with: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch first and on its own: the build that is chosen here is the one everything else keeps.
+$(STAMP)-torch: $(STAMP)-venv constraints.txt
+	$(PIP) install $(TORCH_ARGS) $(TORCH)
+	@touch $@
+
+$(STAMP)-microworld $(STAMP)-train $(STAMP)-dev: $(STAMP)-%: $(STAMP)-torch $(FILES)
+	$(PIP) install -c constraints.txt -e '.[$*]'
+	@touch $@
+
+$(STAMP)-ruff: $(STAMP)-venv constraints.txt
+	$(PIP) install -c constraints.txt ruff
+	@touch $@

@@ -1,0 +1,1 @@
+"""Evaluation of VIFT models: the demonstration and the micro-world measurements."""

@@ -1,0 +1,79 @@
+"""Open a picture a user hands over: any common kind becomes 8-bit RGB, the rest one clear error.
+
+Turned as its EXIF tag says; transparency laid on white; CMYK, palette and gray converted, 16-bit
+gray scaled; of an animation the first frame. Refused, as an `ImageError` of one line: missing,
+empty, corrupt and truncated files, files that are no picture, floating-point pixels, and more than
+`max_pixels` (checked before anything is decoded, so a decompression bomb costs nothing).
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 64_000_000  # twice a 32-megapixel camera; 192 MB once decoded
+
+
+class ImageError(ValueError):
+    """The file cannot be used as a picture; the message is one line for the user."""
+
+
+def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, list[str]]:
+    """Returns the picture as RGB and notes on what was done to it that a user may not expect.
+
+    Raises: ImageError.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ImageError(f"{path}: {'a folder, no picture' if path.is_dir() else 'no such file'}")
+    try:
+        if path.stat().st_size == 0:
+            raise ImageError(f"{path}: the file is empty (0 bytes)")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures (refused here) and odd metadata
+            with Image.open(path) as image:
+                if image.width * image.height > max_pixels:
+                    raise ImageError(too_large(path, f"{image.width} × {image.height}", max_pixels))
+                return to_rgb(image, path)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: not a picture, or a kind this program cannot read") from None
+    except Image.DecompressionBombError:
+        raise ImageError(too_large(path, "the picture", max_pixels)) from None
+    except (OSError, MemoryError) as error:
+        raise ImageError(f"{path}: cannot be read ({one_line(error)})") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on corrupt bytes
+        raise ImageError(f"{path}: damaged picture ({one_line(error)})") from error
+
+
+def to_rgb(image: Image.Image, path: Path) -> tuple[Image.Image, list[str]]:
+    notes = []
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        image.seek(0)
+        notes.append(f"{path} has {frames} frames; only the first is used")
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ImageError(f"{path}: floating-point pixels; save it as an 8- or 16-bit picture")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.float64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError(f"{path}: 32-bit pixels; save it as an 8- or 16-bit picture")
+        # 65535 is white, whatever the brightest pixel is; 257 maps 16 bits onto 8 exactly
+        image = Image.fromarray((values / 257).round().astype(np.uint8))
+        notes.append(f"{path} has 16-bit pixels; reduced to 8 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB"), notes
+
+
+def too_large(path: Path, what: str, max_pixels: int) -> str:
+    return f"{path}: {what} is more than {max_pixels / 1e6:.0f} million pixels; make it smaller"
+
+
+def one_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
