@@ -1,0 +1,179 @@
+"""The micro-world's data sets, as `datasets.Dataset`s with documented features.
+
+Training rows (`TRAINING_FEATURES`):
+
+    messages   chat turns, each {"role", "content": [{"type": "image" | "text", "text"}]}
+    images     list of pictures (48 x 48 PNG), [] for a text-only row
+    modality   "image" or "text"
+
+Question rows (`QUESTION_FEATURES`) have the same three columns, with the user turn only, and
+
+    id          "split/seed/index"
+    family      one of questions.FAMILIES
+    question    the words of the question
+    answer      the short answer, scored by `scoring.exact_match`
+    scene_text  the scene in words (the "gold" description)
+
+What may be trained on: `web_captions` (stage 1), `detailed_captions` and `text_instructions`
+(stage 2). `visual_questions` are for evaluation only; `visual_instructions` are the same questions
+with their answers, for the visual-instruction-tuned baseline only.
+"""
+
+import io
+import random
+
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
+
+from . import language, questions
+from .scenes import Scene, render, sample_scenes
+
+_CONTENT = List({"type": Value("string"), "text": Value("string")})
+TRAINING_FEATURES = Features(
+    {
+        "messages": List({"role": Value("string"), "content": _CONTENT}),
+        "images": List(Image()),
+        "modality": Value("string"),
+    }
+)
+QUESTION_FEATURES = Features(
+    {
+        **TRAINING_FEATURES,
+        "id": Value("string"),
+        "family": Value("string"),
+        "question": Value("string"),
+        "answer": Value("string"),
+        "scene_text": Value("string"),
+    }
+)
+# Share of stage-2 captions given without any query, as plain image-caption pairs are.
+NO_QUERY_SHARE = 0.5
+# Share of the turns of a text conversation that ask for a description of the scene in words.
+TEXT_CAPTION_SHARE = 0.1
+
+
+def _rng(seed: int, split: str, purpose: str, index: int) -> random.Random:
+    return random.Random(f"{seed}/{split}/{purpose}/{index}")
+
+
+def encode_pictures(scenes: list[Scene]) -> list[dict]:
+    """PNG bytes of the rendered scenes, in the form the `Image` feature stores."""
+    encoded = []
+    for picture in render(scenes):
+        buffer = io.BytesIO()
+        PILImage.fromarray(picture).save(buffer, format="PNG", compress_level=1)
+        encoded.append({"bytes": buffer.getvalue(), "path": None})
+    return encoded
+
+
+def user_turn(text: str | None, image: bool) -> dict:
+    content = [{"type": "image", "text": None}] if image else []
+    if text:
+        content.append({"type": "text", "text": text})
+    return {"role": "user", "content": content}
+
+
+def assistant_turn(text: str) -> dict:
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+def _training_dataset(rows: list[list[dict]], scenes: list[Scene] | None) -> Dataset:
+    columns = {
+        "messages": rows,
+        "images": [[p] for p in encode_pictures(scenes)] if scenes else [[] for _ in rows],
+        "modality": ["image" if scenes else "text"] * len(rows),
+    }
+    return Dataset.from_dict(columns, features=TRAINING_FEATURES)
+
+
+def web_captions(count: int, seed: int = 0, split: str = "train") -> Dataset:
+    """Stage 1: short, partial, slightly noisy captions."""
+    scenes = sample_scenes(count, seed, split, "web")
+    rows = []
+    for i, scene in enumerate(scenes):
+        rng = _rng(seed, split, "web", i)
+        caption = language.web_caption(scene, rng)
+        rows.append([user_turn(language.WEB_QUERY, image=True), assistant_turn(caption)])
+    return _training_dataset(rows, scenes)
+
+
+def detailed_captions(
+    count: int, seed: int = 0, split: str = "train", no_query_share: float = NO_QUERY_SHARE
+) -> Dataset:
+    """Stage 2: complete captions, most with a query (`language.stage2_query`)."""
+    scenes = sample_scenes(count, seed, split, "detailed")
+    rows = []
+    for i, scene in enumerate(scenes):
+        rng = _rng(seed, split, "detailed", i)
+        query = None
+        if rng.random() >= no_query_share:
+            query = language.stage2_query(scene, rng)
+        caption = language.caption_for(scene, query)
+        rows.append([user_turn(query, image=True), assistant_turn(caption)])
+    return _training_dataset(rows, scenes)
+
+
+def text_conversation(scene: Scene, rng: random.Random, turns: int = 1) -> list[dict]:
+    """A text-only conversation of `turns` questions; the first user turn shows the scene in words.
+
+    One conversation in twelve needs no scene (arithmetic and comparison).
+    """
+    messages = []
+    with_scene = rng.random() >= 1 / 12
+    for turn in range(turns):
+        if not with_scene:
+            question, answer = questions.text_problem(rng)
+        elif rng.random() < TEXT_CAPTION_SHARE:
+            question = rng.choice((*language.CAPTION_QUERIES, language.WEB_QUERY))
+            answer = language.caption_for(scene, question)
+            if question == language.WEB_QUERY:
+                answer = language.web_caption(scene, rng)
+        else:
+            _, question, answer = questions.ask_any(scene, rng)
+        if with_scene and turn == 0:
+            question = f"{language.scene_words(scene)} {question}"
+        messages += [user_turn(question, image=False), assistant_turn(answer)]
+    return messages
+
+
+def text_instructions(count: int, seed: int = 0, split: str = "train", turns: int = 1) -> Dataset:
+    """Stage 2 (and phase 0, with several turns): instructions about scenes described in words."""
+    scenes = sample_scenes(count, seed, split, "text")
+    rows = [text_conversation(scene, _rng(seed, split, "text", i), turns) for i, scene in enumerate(scenes)]
+    return _training_dataset(rows, None)
+
+
+def _questions(count: int, seed: int, split: str, purpose: str) -> dict[str, list]:
+    scenes = sample_scenes(count, seed, split, purpose)
+    families = tuple(questions.FAMILIES)
+    columns: dict[str, list] = {name: [] for name in QUESTION_FEATURES}
+    for i, scene in enumerate(scenes):
+        rng = _rng(seed, split, purpose, i)
+        family = families[i % len(families)]  # families take turns; a scene may not allow one
+        asked = questions.ask(scene, family, rng)
+        if asked is None:
+            family, *asked = questions.ask_any(scene, rng)
+        question, answer = asked
+        columns["messages"].append([user_turn(question, image=True)])
+        columns["modality"].append("image")
+        columns["id"].append(f"{split}/{seed}/{i}")
+        columns["family"].append(family)
+        columns["question"].append(question)
+        columns["answer"].append(answer)
+        columns["scene_text"].append(language.scene_words(scene))
+    columns["images"] = [[picture] for picture in encode_pictures(scenes)]
+    return columns
+
+
+def visual_questions(count: int, seed: int = 0, split: str = "test") -> Dataset:
+    """Evaluation only: one question about one picture a row, families in equal shares."""
+    columns = _questions(count, seed, split, "questions")
+    return Dataset.from_dict(columns, features=QUESTION_FEATURES)
+
+
+def visual_instructions(count: int, seed: int = 0, split: str = "train") -> Dataset:
+    """Visual questions with their answers: training set of the instruction-tuned baseline only."""
+    columns = _questions(count, seed, split, "instructions")
+    for messages, answer in zip(columns["messages"], columns["answer"]):
+        messages.append(assistant_turn(answer))
+    return Dataset.from_dict(columns, features=QUESTION_FEATURES)
