@@ -1,0 +1,1 @@
+"""Training: `trainer.VIFTTrainer`, modality-pure batches, and the micro-world's recipe."""
