@@ -1,0 +1,124 @@
+"""Configuration of VIFT: a LLaVA layout (vision tower, two-layer MLP, decoder LM) plus ability fusion.
+
+The defaults are the 7B model of arXiv 2502.11427: SigLIP-so400m-patch14-384 (features of hidden state
+-2, 27 x 27 = 729 tokens, no class token), a two-layer GELU connector and Qwen2.5-7B-Instruct.
+"""
+
+from typing import Any
+
+from transformers import AutoConfig, LlavaConfig
+from transformers.configuration_utils import SubConfigSpec
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+from transformers.utils.versions import require_version
+
+from .fusion_vift import resolve_fusion
+
+require_version("transformers>=5.23", "VIFT needs transformers>=5.23,<5.24: pip install 'transformers>=5.23,<5.24'")
+
+# `AutoModel` maps to the class that has `generate()`: that is what `AutoModel.from_pretrained` users want.
+AUTO_MAP = {
+    "AutoConfig": "configuration_vift.VIFTConfig",
+    "AutoModel": "modeling_vift.VIFTForConditionalGeneration",
+    "AutoModelForImageTextToText": "modeling_vift.VIFTForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_vift.VIFTForConditionalGeneration",
+}
+
+
+class VIFTConfig(LlavaConfig):
+    r"""
+    Everything `LlavaConfig` has, with the defaults of the 7B model, and the fusion fields below.
+
+    Ability fusion (arXiv 2502.11427) mixes, at the input of each fused decoder layer, the hidden states of
+    the prompt with image `h(v,q)` and without `h(q)`: `h'(v,q) = alpha * h(v,q) + beta * h(q)`.
+
+    Args:
+        fusion_enabled (`bool`, defaults to `True`):
+            Whether `generate()` fuses when not told otherwise.
+        fusion_alpha (`float`, defaults to 1.0):
+            Weight of the image run, in [0, 2].
+        fusion_beta (`float`, *optional*):
+            Weight of the text run, in [-2, 2]. 0.1 when neither it nor `fusion_dose` is given (the paper's value
+            for visual reasoning, with 14 fused layers).
+        fusion_dose (`float`, *optional*):
+            beta times the number of fused layers, in [-64, 64]; an alternative to `fusion_beta` that carries over
+            between depths (the paper's settings are doses of 1.4 and 2.1).
+        fusion_layers (`float`, `str` or `list[int]`, defaults to 0.5):
+            Fused decoder layers, counted from 0; fusion happens at their input. A fraction of the top of the
+            stack in (0, 1], a half-open band such as "14:28", or a list.
+        fusion_rule (`str`, defaults to `"cascade"`): `"cascade"`, `"additive"` or `"independent"`, see `FUSION_RULES`.
+        fusion_span (`str`, defaults to `"all"`): `"all"`, `"after_image"` or `"reference"`, see `FUSION_SPANS`.
+        fusion_norm (`bool`, defaults to `False`):
+            Rescale each fused hidden state to the norm it had before.
+        fusion_presets (`dict[str, dict]`):
+            Named overrides: `generate(..., fusion="reasoning")`.
+        image_wrapper_token_ids (`list[int]`, defaults to `[]`):
+            Ids that only wrap an image (such as `<|vision_start|>`) and are dropped from the text run with it.
+
+    Raises:
+        ValueError: if a fusion field is unknown, out of range or contradicts another one; the message names it.
+    """
+
+    model_type = "vift"
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="siglip_vision_model",
+            init_kwargs={
+                "hidden_size": 1152,
+                "intermediate_size": 4304,
+                "num_hidden_layers": 27,
+                "num_attention_heads": 16,
+                "image_size": 384,
+                "patch_size": 14,
+                "vision_use_head": False,
+            },
+        ),
+        "text_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="qwen2",
+            init_kwargs={
+                "vocab_size": 152064,
+                "hidden_size": 3584,
+                "intermediate_size": 18944,
+                "num_hidden_layers": 28,
+                "num_attention_heads": 28,
+                "num_key_value_heads": 4,
+                "max_position_embeddings": 32768,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+            },
+        ),
+    }
+
+    image_token_index: int = 151665
+    image_seq_length: int = 729
+    vision_feature_select_strategy: str = "full"
+    vision_feature_layer: Any = -2
+
+    fusion_enabled: bool = True
+    fusion_alpha: Any = 1.0
+    fusion_beta: Any = None
+    fusion_dose: Any = None
+    fusion_layers: Any = 0.5
+    fusion_rule: Any = "cascade"
+    fusion_span: Any = "all"
+    fusion_norm: bool = False
+    fusion_presets: Any = None
+    image_wrapper_token_ids: Any = None
+
+    def __post_init__(self, **kwargs):
+        if self.fusion_beta is None and self.fusion_dose is None:
+            self.fusion_beta = 0.1
+        if self.fusion_presets is None:
+            self.fusion_presets = {"reasoning": {"beta": 0.1}, "instruction": {"beta": 0.15}}
+        self.image_wrapper_token_ids = list(self.image_wrapper_token_ids or [])
+        super().__post_init__(**kwargs)
+        if getattr(self, "auto_map", None) is None:
+            self.auto_map = dict(AUTO_MAP)
+        for fusion in (True, *self.fusion_presets):
+            resolve_fusion(self, fusion)
+
+
+# `transformers serve` reads this table, between loading the config and the model, for what takes images
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault("vift", "VIFTForConditionalGeneration")
+
+__all__ = ["VIFTConfig"]
