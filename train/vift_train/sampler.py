@@ -1,14 +1,22 @@
 """Batches of one modality: every optimizer step is all image rows or all text rows, on all ranks.
 
-Worked example, 5 image rows (0-4), 3 text rows (5-7), `batch_size` 2, `group` 1:
+Worked example, 8 image rows (0-7), 4 text rows (8-11), `batch_size` 2, `group` 2 (two ranks, say), seed 0:
 
-    image: shuffled 3 0 4 1 2 -> dealt into 3 batches of sizes 2, 2, 1
-    text:  shuffled 7 5 6     -> dealt into 2 batches of sizes 2, 1
-    order: image text image text image (the text share stays steady over the epoch)
+>>> lengths = [30, 50, 40, 60, 20, 80, 70, 10, 300, 200, 900, 400]
+>>> list(ModalityBatchSampler(["image"] * 8 + ["text"] * 4, batch_size=2, group=2, lengths=lengths))
+[[5, 6], [3, 1], [10, 11], [8, 9], [2, 0], [4, 7]]
 
-`group` consecutive batches have one modality: gradient accumulation steps x ranks. Rows that do not fill
-the last step are spread over all steps; none is lost, and none is repeated unless a modality has fewer rows
-than batches (one row and two ranks, say). The plan is a pure function of (seed, epoch), the same on every rank.
+`group` consecutive batches make one optimizer step and have one modality: 5 6 | 3 1 are image rows (rank 0 and
+rank 1), 10 11 | 8 9 text rows, 2 0 | 4 7 image rows. Inside a modality, rows are shuffled, cut into chunks of
+`chunk_steps` steps, and sorted by length inside a chunk, so that the rows of a step, on all ranks, have like
+lengths: little padding, little waiting. The steps are then shuffled, but the longest step of each modality comes
+first: what does not fit into memory fails at once. Text steps are spread evenly over the epoch (`order="even"`)
+or put in random order.
+
+Rows that do not fill the last step are spread over all steps: none is lost, and none is repeated unless a
+modality has fewer rows than its steps have micro-batches (one row and two ranks, or the last step of `batch_size` 1).
+The plan is a pure function of
+(seed, epoch), the same on every rank, with no communication; accelerate deals batch i to rank i % world.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,24 +24,56 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
+ORDERS = ("even", "random")
+
 
 class ModalityBatchSampler(Sampler[list[int]]):
     """
     Args:
         modalities: one name a row, such as "image" or "text".
         batch_size: rows a micro-batch at most.
-        group: micro-batches an optimizer step, over all ranks.
-        seed: the order of an epoch depends on (seed, epoch) only.
+        group: micro-batches an optimizer step: gradient accumulation steps x ranks.
+        seed: the plan of an epoch depends on (seed, epoch) only.
+        lengths: tokens a row; None = no grouping by length.
+        order: "even" or "random" order of the steps of different modalities.
+        chunk_steps: optimizer steps that are sorted by length together.
+        weights: visits a row an epoch, by modality, default 1: with 0.5 an epoch holds a random half of the rows,
+            with 2 every row twice.
+
+    Raises:
+        ValueError: a size below 1, an unknown order, or another number of lengths than rows.
     """
 
-    def __init__(self, modalities: Sequence[str], batch_size: int, group: int = 1, seed: int = 0):
-        if batch_size < 1 or group < 1:
-            raise ValueError(f"batch_size={batch_size} and group={group} must be at least 1")
-        self.batch_size, self.group, self.seed, self.epoch = batch_size, group, seed, 0
+    # accelerate's BatchSamplerShard holds back batches shorter than `batch_size` unless it is None
+    batch_size = None
+    drop_last = False
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        batch_size: int,
+        group: int = 1,
+        seed: int = 0,
+        lengths: Sequence[int] | None = None,
+        order: str = "even",
+        chunk_steps: int = 16,
+        weights: dict[str, float] | None = None,
+    ):
+        for name, value in (("batch_size", batch_size), ("group", group), ("chunk_steps", chunk_steps)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if order not in ORDERS:
+            raise ValueError(f"order={order!r} must be one of {', '.join(ORDERS)}")
         modalities = np.asarray(modalities)
-        self._rows = {name: np.flatnonzero(modalities == name) for name in np.unique(modalities)}
-        step = batch_size * group
-        self._steps = {name: -(-len(rows) // step) for name, rows in self._rows.items()}
+        if lengths is not None and len(lengths) != len(modalities):
+            raise ValueError(f"lengths has {len(lengths)} values, modalities {len(modalities)}")
+        self.lengths = None if lengths is None else np.asarray(lengths)
+        self.group, self.seed, self.epoch, self.order = group, seed, 0, order
+        self._chunk = chunk_steps * batch_size * group
+        self._rows = {str(name): np.flatnonzero(modalities == name) for name in np.unique(modalities)}
+        weights = weights or {}
+        self._visits = {name: max(1, round(weights.get(name, 1) * len(rows))) for name, rows in self._rows.items()}
+        self._steps = {name: -(-visits // (batch_size * group)) for name, visits in self._visits.items()}
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -42,17 +82,44 @@ class ModalityBatchSampler(Sampler[list[int]]):
         """Micro-batches an epoch."""
         return self.group * sum(self._steps.values())
 
+    def _plan_modality(self, name: str, generator: np.random.Generator):
+        """(rows, bounds, order): micro-batch i is rows[bounds[i] : bounds[i + 1]]; `order` is that of the steps."""
+        rows = self._rows[name]
+        steps = self._steps[name]
+        parts = steps * self.group
+        rounds = -(-self._visits[name] // len(rows))
+        rows = np.concatenate([generator.permutation(rows) for _ in range(rounds)])[: self._visits[name]]
+        rows = np.resize(rows, max(len(rows), parts))  # repeats rows only if there are too few
+        small, larger = divmod(len(rows), parts)  # the first `larger` micro-batches hold one row more
+        bounds = np.arange(parts + 1) * small + np.minimum(np.arange(parts + 1), larger)
+        if self.lengths is None:
+            return rows, bounds, np.arange(steps)
+        chunk = np.arange(len(rows)) // self._chunk
+        rows = rows[np.lexsort((-self.lengths[rows], chunk))]
+        order = generator.permutation(steps)
+        longest = np.maximum.reduceat(self.lengths[rows], bounds[: -1 : self.group])[order].argmax()
+        order[[0, longest]] = order[[longest, 0]]
+        return rows, bounds, order
+
     def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.Generator(np.random.PCG64([self.seed, self.epoch]))
-        steps = []
-        for name, rows in self._rows.items():
-            order = generator.permutation(rows)
-            parts = self._steps[name] * self.group
-            order = np.resize(order, max(len(order), parts))  # repeats rows only if there are too few
-            batches = [part.tolist() for part in np.array_split(order, parts)]
-            offset = generator.random()
-            for i in range(self._steps[name]):
-                when = (i + offset) / self._steps[name]  # evenly over the epoch
-                steps.append((when, name, batches[i * self.group : (i + 1) * self.group]))
-        for _, _, batches in sorted(steps, key=lambda step: step[:2]):
-            yield from batches
+        plans, times, modality, step = [], [], [], []
+        for number, name in enumerate(self._rows):
+            plans.append(self._plan_modality(name, generator))
+            steps = self._steps[name]
+            if self.order == "even":
+                when = (np.arange(steps) + generator.random()) / steps
+            else:
+                when = np.sort(generator.random(steps))
+            if self.lengths is not None:
+                when[0] = -1.0  # the longest step of each modality
+            times.append(when)
+            modality.append(np.full(steps, number))
+            step.append(plans[-1][2])
+        if not plans:
+            return
+        times, modality, step = (np.concatenate(values) for values in (times, modality, step))
+        for i in np.lexsort((modality, times)):
+            rows, bounds, _ = plans[modality[i]]
+            for batch in range(step[i] * self.group, (step[i] + 1) * self.group):
+                yield rows[bounds[batch] : bounds[batch + 1]].tolist()

@@ -1,0 +1,111 @@
+"""Training arguments of VIFT: `SFTConfig` plus stage, what is trained, rates per module, and the sampler's options.
+
+A stage-2 run inherits from the stage-1 checkpoint it starts from: a field that is None takes the value saved there
+in `vift_training.json`, a value that is set overrides it. Contradictions are refused at start.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trl import SFTConfig
+
+from .sampler import ORDERS
+
+# stage -> what is trained when the `train_*` fields are None. The released code lists the vision tower as trained in
+# stage 2, but its forward ran without gradients: frozen in effect.
+STAGES = {
+    1: {"vision_tower": False, "connector": True, "language_model": False},
+    2: {"vision_tower": False, "connector": True, "language_model": True},
+}
+# field -> value when neither the run nor its starting checkpoint sets it
+INHERITED = {
+    "modality_order": "even",
+    "chunk_steps": 16,
+    "group_by_length": True,
+    "text_weight": 1.0,
+    "max_length": None,
+}
+STATE_FILE = "vift_training.json"
+
+
+@dataclass
+class VIFTTrainingConfig(SFTConfig):
+    """
+    `SFTConfig` with the fields below; `learning_rate` is the language model's, or that of the only module trained.
+
+    Args:
+        stage: 1 (connector only) or 2 (language model and connector).
+        train_vision_tower, train_connector, train_language_model: None = as the stage says.
+        train_layers: half-open band of decoder layers, such as "8:20": of the language model, only these are trained.
+        connector_lr, vision_tower_lr: None = `learning_rate`.
+        modality_order: "even" (the share of text steps is steady over the epoch) or "random".
+        group_by_length: rows of like `length` (a column, tokens) share a step.
+        chunk_steps: optimizer steps whose rows are sorted by length together.
+        text_weight: how often an epoch visits each text row; 0.5 = another half every epoch, 2 = twice.
+
+    Raises:
+        ValueError: an unknown stage or order, nothing to train, a band without its language model, bad weights.
+    """
+
+    stage: int = field(default=2, metadata={"help": "1: connector only; 2: language model + connector"})
+    train_vision_tower: bool | None = field(default=None, metadata={"help": "None: as the stage says"})
+    train_connector: bool | None = field(default=None, metadata={"help": "None: as the stage says"})
+    train_language_model: bool | None = field(default=None, metadata={"help": "None: as the stage says"})
+    train_layers: str | None = field(default=None, metadata={"help": "band of decoder layers 'first:stop'"})
+    connector_lr: float | None = field(default=None, metadata={"help": "None: learning_rate"})
+    vision_tower_lr: float | None = field(default=None, metadata={"help": "None: learning_rate"})
+    modality_order: str | None = field(default=None, metadata={"help": "even or random; None: inherit"})
+    group_by_length: bool | None = field(default=None, metadata={"help": "None: inherit"})
+    chunk_steps: int | None = field(default=None, metadata={"help": "None: inherit"})
+    text_weight: float | None = field(default=None, metadata={"help": "visits a text row an epoch; None: inherit"})
+    assistant_only_loss: bool = field(default=True, metadata={"help": "without it TRL trains on every image token"})
+    max_length: int | None = field(default=None, metadata={"help": "TRL's default of 1024 would cut inside images"})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.stage not in STAGES:
+            raise ValueError(f"stage={self.stage!r} must be one of {', '.join(map(str, STAGES))}")
+        if self.train_layers is not None and self.train_language_model is False:
+            raise ValueError(f"train_layers={self.train_layers!r} contradicts train_language_model=False")
+        if self.train_layers is not None and self.train_language_model is None:
+            self.train_language_model = True
+        for name, default in STAGES[self.stage].items():
+            if getattr(self, f"train_{name}") is None:
+                setattr(self, f"train_{name}", default)
+        if not (self.train_vision_tower or self.train_connector or self.train_language_model):
+            raise ValueError("train_vision_tower, train_connector and train_language_model are all off")
+        for name, on in (("connector_lr", self.train_connector), ("vision_tower_lr", self.train_vision_tower)):
+            rate = getattr(self, name)
+            if rate is not None and not on:
+                raise ValueError(f"{name}={rate} is set, but {name.removesuffix('_lr')} is not trained")
+        if not self.assistant_only_loss:
+            raise ValueError("assistant_only_loss=False would train on image tokens: leave it True")
+
+    def inherit(self, checkpoint: str | Path | None) -> None:
+        """Fill fields that are None from the run that made `checkpoint`, if it was one of ours, else with defaults."""
+        file = Path(checkpoint or "") / STATE_FILE
+        saved = json.loads(file.read_text(encoding="utf-8"))["config"] if checkpoint and file.is_file() else {}
+        for name, default in INHERITED.items():
+            if getattr(self, name) is None:
+                setattr(self, name, saved.get(name, default))
+        if self.modality_order not in ORDERS:
+            raise ValueError(f"modality_order={self.modality_order!r} must be one of {', '.join(ORDERS)}")
+        if self.chunk_steps < 1:
+            raise ValueError(f"chunk_steps={self.chunk_steps} must be at least 1")
+        if not 0.0 < self.text_weight <= 100.0:
+            raise ValueError(f"text_weight={self.text_weight} must be in (0, 100]")
+
+
+def parse_band(train_layers: str, num_layers: int) -> range:
+    """ "8:20" -> range(8, 20), inside the language model's layers."""
+    first, colon, stop = train_layers.partition(":")
+    try:
+        band = range(int(first or 0), int(stop or num_layers)) if colon else range(0)
+    except ValueError:
+        band = range(0)
+    if not band or band[0] < 0 or band[-1] >= num_layers:
+        raise ValueError(
+            f"train_layers={train_layers!r} must be a band 'first:stop' with first < stop inside 0:{num_layers}"
+        )
+    return band

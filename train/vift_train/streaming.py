@@ -1,0 +1,56 @@
+"""Pure steps from a stream: the counterpart of `ModalityBatchSampler` for an `IterableDataset`.
+
+Rows wait in one buffer a modality until it holds an optimizer step (`batch_size` x `group`); the step is then dealt
+out as `group` micro-batches, micro-batch i to rank i % world. What is left at the end of the stream makes one
+smaller step a modality; no row is lost or repeated (unless fewer rows are left than micro-batches).
+
+Every rank reads the whole stream and keeps its part: no communication, all ranks agree, and a resumed run sees the
+same next batch by skipping. The price is that each rank reads `world` times the rows it uses; shuffle when the
+shards are written, not with a shuffle buffer.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from torch.utils.data import IterableDataset
+
+
+class PureSteps(IterableDataset):
+    """
+    Yields micro-batches (lists of rows) of this rank.
+
+    Args:
+        rows: an iterable of rows with `modality` and, optionally, `length`.
+        batch_size: rows a micro-batch at most.
+        group: micro-batches an optimizer step, over all ranks.
+        rank, world: this process and the number of processes; `group` must be a multiple of `world`.
+    """
+
+    def __init__(self, rows: Iterable[dict], batch_size: int, group: int, rank: int = 0, world: int = 1):
+        if batch_size < 1 or group < 1 or group % world or not 0 <= rank < world:
+            raise ValueError(f"batch_size={batch_size}, group={group}, rank={rank}, world={world} do not fit together")
+        self.rows, self.batch_size, self.group, self.rank, self.world = rows, batch_size, group, rank, world
+
+    def set_epoch(self, epoch: int) -> None:
+        if hasattr(self.rows, "set_epoch"):
+            self.rows.set_epoch(epoch)
+
+    def _deal(self, step: list[dict]) -> Iterator[list[dict]]:
+        if step[0].get("length") is not None:
+            step = sorted(step, key=lambda row: -row["length"])
+        order = np.resize(np.arange(len(step)), max(len(step), self.group))
+        for number, part in enumerate(np.array_split(order, self.group)):
+            if number % self.world == self.rank:
+                yield [step[i] for i in part]
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        buffers: dict[str, list[dict]] = {}
+        for row in self.rows:
+            buffer = buffers.setdefault(row["modality"], [])
+            buffer.append(row)
+            if len(buffer) == self.batch_size * self.group:
+                yield from self._deal(buffer)
+                buffers[row["modality"]] = []
+        for _, buffer in sorted(buffers.items()):
+            if buffer:
+                yield from self._deal(buffer)
