@@ -84,6 +84,7 @@ def _generate(model, processor, prompts, images=None, max_new_tokens=12, batch_s
             padding_side="left",
             return_tensors="pt",
         )
+        inputs = inputs.to(model.device)
         extra = dict(kwargs)
         if make_stream is not None:
             extra["text_stream"] = make_stream(batch, inputs)

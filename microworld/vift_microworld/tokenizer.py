@@ -2,13 +2,15 @@
 
 One token per word, except that a coloured digit ("red 7") and a place ("top left") are one token each:
 small language models learn those within minutes and words spelt apart only much later. ChatML's
-special tokens and `<image>` are added as special tokens. Unknown words become `<unk>`.
+special tokens and `<image>` are added as special tokens. Capitals are read as small
+letters; unknown words become `<unk>`.
 """
 
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Split
 from transformers import LlavaProcessor, PreTrainedTokenizerFast, SiglipImageProcessorPil
 
@@ -40,6 +42,7 @@ def build_tokenizer(chat_template: str | None = None) -> PreTrainedTokenizerFast
     """The world's tokenizer; ids are the same every time."""
     vocabulary = {word: i for i, word in enumerate([*SPECIAL_TOKENS, *_vocabulary()])}
     backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    backend.normalizer = Lowercase()  # visitors write capitals; the world has none
     backend.pre_tokenizer = Split(Regex(_PATTERN), behavior="removed", invert=True)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
