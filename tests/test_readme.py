@@ -5,6 +5,7 @@ a process of its own. In the model card, a template, `{{ repo_id }}` stands for 
 here, the bundled one.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -37,3 +38,19 @@ def test_snippet_runs_as_pasted(code):
 def test_readme_and_model_card_hold_snippets():
     names = {param.id.split(":")[0] for param in snippets()}
     assert names == {"README.md", "model_card.md"}
+
+
+def test_the_readme_table_is_the_results_file():
+    from vift_eval.micro import table
+
+    results = json.loads((ROOT / "docs" / "microworld" / "results.json").read_text(encoding="utf-8"))
+    for name in ("README.md", "docs/microworld/README.md"):
+        assert table(results) in (ROOT / name).read_text(encoding="utf-8"), name
+
+
+def test_the_bundled_checkpoint_carries_the_current_code_and_template():
+    bundled, source = ROOT / "checkpoints" / "vift-micro", ROOT / "modeling_vift"
+    for name in ("modeling_vift.py", "configuration_vift.py", "fusion_vift.py", "chat_template.jinja"):
+        assert (bundled / name).read_text(encoding="utf-8") == (source / name).read_text(encoding="utf-8"), name
+    assert sum(file.stat().st_size for file in bundled.iterdir()) < 15 * 2**20
+    assert str(ROOT) not in (bundled / "config.json").read_text(encoding="utf-8")

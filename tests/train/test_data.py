@@ -65,6 +65,8 @@ def test_an_image_folder_of_captions(tmp_path):
     kinds = ["brief" if texts(row)[0] in CAPTION_QUERIES["brief"] else "detailed" for row in loaded]
     assert kinds == ["brief", "detailed", "brief"]
     assert [texts(row) for row in load_rows(str(folder), seed=3)] == [texts(row) for row in loaded]
+    own = load_rows(str(folder), queries=["say it ."])
+    assert [texts(row) for row in own] == [["say it .", text] for _, text in rows]
     assert [texts(row) for row in load_rows(str(folder), plain=True)] == [[text] for _, text in rows]
 
 

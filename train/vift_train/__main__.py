@@ -29,6 +29,9 @@ class RunArguments:
     instructions: list[str] = field(default_factory=list, metadata={"help": "sources of text-only rows"})
     image_folder: str | None = field(default=None, metadata={"help": "where relative image paths start"})
     plain_captions: bool | None = field(default=None, metadata={"help": "captions without a query; None: in stage 1"})
+    caption_queries: list[str] | None = field(
+        default=None, metadata={"help": "instead of the pool in vift_train.data"}
+    )
     streaming: bool = field(default=False, metadata={"help": "read rows as they are needed; needs --max_steps"})
     on_bad_row: str = field(default="skip", metadata={"help": "skip (counted and named) or raise"})
     num_proc: int | None = field(default=None, metadata={"help": "processes that convert rows"})
@@ -44,7 +47,7 @@ def load_mixture(run: RunArguments, args: VIFTTrainingConfig):
         "on_bad_row": run.on_bad_row,
         "num_proc": run.num_proc,
     }
-    parts = [load_rows(source, plain=plain, **common) for source in run.captions]
+    parts = [load_rows(source, plain=plain, queries=run.caption_queries, **common) for source in run.captions]
     parts += [load_rows(source, **common) for source in run.instructions]
     if not parts:
         raise ValueError("captions and instructions are both empty: name at least one source")

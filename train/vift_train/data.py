@@ -20,6 +20,7 @@ counted, with its id, or ends the run (`on_bad_row="raise"`); it is never turned
 import io
 import logging
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import Dataset, Features, Image, IterableDataset, List, Value, load_dataset
@@ -82,9 +83,10 @@ def split_placeholders(text: str) -> list[dict]:
     return parts
 
 
-def caption_query(caption: str, row_id: str, seed: int) -> str:
+def caption_query(caption: str, row_id: str, seed: int, queries: Sequence[str] | None = None) -> str:
+    """One of `queries`, or of the pool that fits the caption's length; the same for the same (seed, row)."""
     kind = "brief" if len(caption.split()) <= BRIEF_WORDS else "detailed"
-    return random.Random(f"{seed}/{row_id}").choice(CAPTION_QUERIES[kind])
+    return random.Random(f"{seed}/{row_id}").choice(queries or CAPTION_QUERIES[kind])
 
 
 def _first(row: dict, names) -> object:
@@ -109,7 +111,7 @@ def _open(image, folder: Path | None) -> dict:
     return {"bytes": image["bytes"], "path": image["path"]}
 
 
-def convert_row(row: dict, row_id: str, folder=None, seed: int = 0, plain: bool = False) -> dict:
+def convert_row(row: dict, row_id: str, folder=None, seed: int = 0, plain: bool = False, queries=None) -> dict:
     """One row of any of the kinds above -> `id`, `messages`, `images`, `modality`; raises `BadRow`."""
     images = row.get("images")
     if images is None:
@@ -137,7 +139,7 @@ def convert_row(row: dict, row_id: str, folder=None, seed: int = 0, plain: bool 
         ]
     elif images:
         caption = str(_first(row, CAPTION_COLUMNS) or "").strip()
-        query = [] if plain else [text_part(caption_query(caption, row_id, seed))]
+        query = [] if plain else [text_part(caption_query(caption, row_id, seed, queries))]
         user = [{"type": "image", "text": None}] * len(images) + query
         answer = [text_part(caption)] if caption else []
         messages = [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
@@ -185,6 +187,7 @@ def load_rows(
     image_folder: str | Path | None = None,
     streaming: bool = False,
     plain: bool = False,
+    queries: Sequence[str] | None = None,
     seed: int = 0,
     on_bad_row: str = "skip",
     num_proc: int | None = None,
@@ -196,6 +199,7 @@ def load_rows(
         image_folder: where relative image paths start (default: the folder of `source`).
         streaming: return an `IterableDataset` that reads as it goes.
         plain: captions without a query.
+        queries: caption queries of your own instead of `CAPTION_QUERIES`.
         seed: of the caption queries.
         on_bad_row: "skip" (counted, named in the log) or "raise".
         num_proc: processes that convert.
@@ -222,7 +226,7 @@ def load_rows(
             row = {name: values[position] for name, values in batch.items()}
             row_id = str(_first(row, ("id", "__key__")) or index)
             try:
-                good, problem = convert_row(row, row_id, folder, seed, plain), None
+                good, problem = convert_row(row, row_id, folder, seed, plain, queries), None
             except BadRow as error:
                 if on_bad_row == "raise":
                     raise ValueError(f"row {row_id!r}: {error}") from error

@@ -1,0 +1,44 @@
+"""The README's path: the micro-world as files, both stages by `vift-train`, questions to the result."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def readme_commands():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"^## Train on your own data.*?^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1]
+    return [shlex.split(line) for line in block.replace("\\\n", " ").splitlines()]
+
+
+@pytest.mark.slow
+def test_the_readme_commands_run_as_pasted(tmp_path):
+    commands = readme_commands()
+    assert len(commands) == 4
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
+    for command in commands:
+        program = Path(sys.executable).with_name(Path(command[0]).name)
+        ran = subprocess.run([program, *command[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert ran.returncode == 0, f"{shlex.join(command)}\n{ran.stderr[-3000:]}"
+    assert "held-out questions" in ran.stdout and (tmp_path / "runs" / "stage2" / "vift_training.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "captions and instructions are both empty"),
+        (["--captions", "nowhere.jsonl"], "source='nowhere.jsonl': there is no such file"),
+    ],
+)
+def test_a_bad_run_is_one_line_and_status_2(arguments, message, tmp_path, capsys):
+    from vift_train.__main__ import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["--model", "checkpoints/vift-micro", "--output_dir", str(tmp_path), "--bf16", "false", *arguments])
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
