@@ -232,13 +232,26 @@ class VIFTForConditionalGeneration(LlavaForConditionalGeneration, GenerationMixi
         if input_ids is not None and input_ids.ndim == 2:
             cache = kwargs.get("past_key_values")
             past = 0 if cache is None else int(cache.get_seq_length())
-            if past and "pixel_values" in kwargs:
+            new_ids_only = past > 0 and not self._holds_cached_ids(input_ids, past, kwargs.get("attention_mask"))
+            if past and not new_ids_only and "pixel_values" in kwargs:
                 self._drop_cached_images(input_ids, past, kwargs)
             if kwargs.get("inputs_embeds") is None:  # which may hold the image already
-                self._check_images(input_ids[:, past:], kwargs.get("pixel_values"), kwargs.get("mm_encoder_outputs"))
+                new_ids = input_ids if new_ids_only else input_ids[:, past:]
+                self._check_images(new_ids, kwargs.get("pixel_values"), kwargs.get("mm_encoder_outputs"))
             resumed = past > 0 and past == input_ids.shape[1] - 1  # no new prompt: the next token of an answer
             if settings is not None and not resumed and (input_ids == self.config.image_token_id).any():
-                self._check_fusable(input_ids, past, generation_config, kwargs)
+                if new_ids_only:
+                    raise ValueError(
+                        f"past_key_values holds {past} tokens and input_ids has {input_ids.shape[1]}: fusion needs "
+                        "the ids of the whole conversation, the cached ones too; or pass fusion=False"
+                    )
+                if "paged" in (
+                    kwargs.get("cache_implementation"),
+                    getattr(generation_config, "cache_implementation", None),
+                ):
+                    raise ValueError(
+                        "cache_implementation='paged' cannot be fused: choose another cache, or pass fusion=False"
+                    )
                 mask = self._attention_mask(input_ids, generation_config, kwargs)
                 plan = self._plan_fusion(
                     settings,
@@ -387,17 +400,10 @@ class VIFTForConditionalGeneration(LlavaForConditionalGeneration, GenerationMixi
             if not len(kwargs["pixel_values"]):
                 del kwargs["pixel_values"]
 
-    def _check_fusable(self, input_ids, past: int, generation_config, kwargs):
-        mask = kwargs.get("attention_mask")
-        if past and (past >= input_ids.shape[1] or (mask is not None and mask.shape != input_ids.shape)):
-            raise ValueError(
-                f"past_key_values holds {past} tokens and input_ids has {input_ids.shape[1]}: fusion needs the "
-                "ids of the whole conversation, the cached ones too; or pass fusion=False"
-            )
-        if "paged" in (kwargs.get("cache_implementation"), getattr(generation_config, "cache_implementation", None)):
-            raise ValueError(
-                "cache_implementation='paged' cannot be fused: choose another cache, or pass fusion=False"
-            )
+    @staticmethod
+    def _holds_cached_ids(input_ids, past: int, mask) -> bool:
+        """Whether `input_ids` is the whole conversation (as `generate()` tells it from the new ids alone)."""
+        return input_ids.shape[1] > past and (mask is None or mask.shape[1] == input_ids.shape[1])
 
     def _attention_mask(self, input_ids, generation_config, kwargs):
         """The mask given, or the one `generate()` would infer from the padding ids."""

@@ -119,7 +119,10 @@ def test_a_cache_with_only_the_new_ids_is_refused_unless_unfused(model):
     call = {"input_ids": new, "attention_mask": mask, "pixel_values": tiny_images()[:1]}
     with pytest.raises(ValueError, match="past_key_values holds 13 tokens and input_ids has 6.*fusion=False"):
         model.generate(**call, past_key_values=copy.deepcopy(cache), **GREEDY)
-    model.generate(**call, past_key_values=cache, **GREEDY, fusion=False)
+    whole = {"input_ids": torch.cat([first[:, :-1], new], dim=1), "pixel_values": tiny_images()[[0, 0]]}
+    expected = model.generate(**whole, past_key_values=copy.deepcopy(cache), **GREEDY, fusion=False)
+    answer = model.generate(**call, past_key_values=cache, **GREEDY, fusion=False)
+    assert torch.equal(answer[:, -3:], expected[:, -3:])
 
 
 @pytest.mark.parametrize("where", ["kwargs", "config"])
