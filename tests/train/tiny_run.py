@@ -52,7 +52,7 @@ def load(folder):
     return model, AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 
 
-def trainer(folder, output, data=None, cls=VIFTTrainer, peft_config=None, **kwargs) -> VIFTTrainer:
+def trainer(folder, output, data=None, cls=VIFTTrainer, peft_config=None, eval_dataset=None, **kwargs) -> VIFTTrainer:
     """A trainer on the checkpoint in `folder` (made if there is none)."""
     if not (folder / "config.json").exists():
         save_checkpoint(folder)
@@ -73,7 +73,8 @@ def trainer(folder, output, data=None, cls=VIFTTrainer, peft_config=None, **kwar
     }
     args = VIFTTrainingConfig(output_dir=str(output), **(options | kwargs))
     data = dataset(13, 6) if data is None else data
-    return cls(model, args, data, processing_class=processor, peft_config=peft_config)
+    extra = {"peft_config": peft_config, "eval_dataset": eval_dataset}
+    return cls(model, args, data, processing_class=processor, **extra)
 
 
 def losses(run: VIFTTrainer) -> list[float]:

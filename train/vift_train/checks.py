@@ -22,11 +22,11 @@ def row_name(row: dict, number: int) -> str:
 
 
 def check_row(row: dict, number: int = 0) -> None:
-    """Placeholders and images agree, and the modality says which of the two kinds the row is."""
+    """Placeholders and images agree, and the modality, where known, says which of the two kinds the row is."""
     images = row["images"]
     if images is None:
         raise ValueError(f"{row_name(row, number)}: images is None; a text row has []")
-    if (row["modality"] == "image") != bool(images):
+    if "modality" in row and (row["modality"] == "image") != bool(images):
         raise ValueError(f"{row_name(row, number)}: modality={row['modality']!r} but {len(images)} images")
     parts = [part for m in row["messages"] if not isinstance(m["content"], str) for part in m["content"]]
     placeholders = sum(part["type"] == "image" for part in parts)

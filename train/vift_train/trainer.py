@@ -6,8 +6,10 @@ each optimizer step holds one modality on all ranks; the loss is on the assistan
 decided by `sampler` (map-style datasets) or `streaming`; what may be trained by `config`; early errors by `checks`.
 """
 
+import copy
 import json
 import re
+import time
 import warnings
 from pathlib import Path
 
@@ -125,8 +127,9 @@ class VIFTTrainer(SFTTrainer):
         )
         if data_collator is None:
             known = {name: getattr(self.data_collator, name) for name in self.data_collator.__dataclass_fields__}
-            self.data_collator = CheckedCollator(**known)
-            self.data_collator.trains_on_text = args.train_language_model
+            self.data_collator = CheckedCollator(**known)  # evaluation may ask about text in any stage
+        self._train_collator = copy.copy(self.data_collator)
+        self._train_collator.trains_on_text = args.train_language_model
         self.add_callback(_FrozenLayersStayOut())
         if isinstance(train_dataset, IterableDataset):
             modalities = None
@@ -138,6 +141,7 @@ class VIFTTrainer(SFTTrainer):
             for modality in sorted(set(modalities)):
                 first = [i for i, name in enumerate(modalities) if name == modality][:CHECKED_ROWS]
                 self._check_rows([train_dataset[i] for i in first])
+        self._throughput: dict[str, list] = {}
         self._fingerprint = fingerprint(args, self.accelerator.num_processes, modalities)
 
     @property
@@ -147,7 +151,7 @@ class VIFTTrainer(SFTTrainer):
 
     def _check_rows(self, rows: list[dict]) -> None:
         for row in rows:
-            self.data_collator([dict(row)])
+            self._train_collator([dict(row)])
 
     # Batches ----------------------------------------------------------------------------------------------
 
@@ -166,7 +170,7 @@ class VIFTTrainer(SFTTrainer):
                 )
             rank, world = self.accelerator.process_index, self.accelerator.num_processes
             steps = PureSteps(data, args.per_device_train_batch_size, self._group, rank, world)
-            return DataLoader(steps, batch_size=None, collate_fn=self.data_collator, **options)
+            return DataLoader(steps, batch_size=None, collate_fn=self._train_collator, **options)
         lengths = None
         if args.group_by_length and "length" in data.column_names:
             lengths = data["length"]
@@ -181,12 +185,32 @@ class VIFTTrainer(SFTTrainer):
             weights={"text": args.text_weight},
         )
         loader = self.accelerator.prepare(
-            DataLoader(data, batch_sampler=sampler, collate_fn=self.data_collator, **options)
+            DataLoader(data, batch_sampler=sampler, collate_fn=self._train_collator, **options)
         )
         # A run resumed in a later epoch wraps this once more, and only an outer `set_epoch` would be found
         if loader.batch_sampler is not sampler:
             loader.batch_sampler.set_epoch = sampler.set_epoch
         return loader
+
+    # Figures ----------------------------------------------------------------------------------------------
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        """Counts this rank's tokens, padding and seconds by modality; `log` shows them."""
+        modality, mask = "image" if "pixel_values" in inputs else "text", inputs["attention_mask"]
+        tokens, places, start = int(mask.sum()), mask.numel(), time.perf_counter()
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        seen = self._throughput.setdefault(modality, [0, 0, 0.0])
+        for i, value in enumerate((tokens, places, time.perf_counter() - start)):
+            seen[i] += value
+        return loss
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs:
+            for modality, (tokens, places, seconds) in self._throughput.items():
+                logs[f"{modality}_tokens_per_second"] = tokens / seconds
+                logs[f"{modality}_padding"] = 1 - tokens / places
+            self._throughput.clear()
+        super().log(logs, start_time)
 
     # Optimizer --------------------------------------------------------------------------------------------
 

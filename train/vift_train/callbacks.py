@@ -1,0 +1,86 @@
+"""What a run shows while it trains: its own answers, without and with fusion, at every evaluation.
+
+    trainer.add_callback(AnswersCallback(processor, rows))
+
+writes `<output_dir>/answers/step-000500.md` and `.png`. Rows are like the trainer's (`messages` with the user's turn,
+`images`), the same every time, so that pictures of two steps can be laid side by side.
+"""
+
+import textwrap
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+
+ANSWERS = "answers"  # folder inside output_dir
+
+
+class AnswersCallback(TrainerCallback):
+    """
+    Args:
+        processor: the model's.
+        rows: a few rows with images; only the turns before the first assistant turn are asked.
+        max_new_tokens: of an answer.
+        generate: further keywords of `generate()`, such as `beta`, for the fused answers.
+    """
+
+    def __init__(self, processor, rows: list[dict], max_new_tokens: int = 48, **generate):
+        self.processor, self.max_new_tokens, self.generate = processor, max_new_tokens, generate
+        self.rows = [row for row in rows if row["images"]]
+        self.last_step = None
+        if not self.rows:
+            raise ValueError(f"rows holds {len(rows)} rows, none with an image: nothing to fuse")
+
+    @torch.no_grad()
+    def answers(self, model) -> list[dict]:
+        """[{"question", "unfused", "fused", "image"}], one a row."""
+        was_training = model.training
+        model.eval()
+        found = []
+        for row in self.rows:
+            roles = [message["role"] for message in row["messages"]]
+            asked = row["messages"][: roles.index("assistant") if "assistant" in roles else None]
+            prompt = self.processor.apply_chat_template(asked, add_generation_prompt=True)
+            inputs = self.processor(text=prompt, images=row["images"], return_tensors="pt").to(model.device)
+            parts = asked[-1]["content"]
+            words = parts if isinstance(parts, str) else " ".join(p["text"] for p in parts if p["type"] == "text")
+            entry = {"question": words, "image": row["images"][0]}
+            for name, kwargs in (("unfused", {"fusion": False}), ("fused", {"fusion": True, **self.generate})):
+                new = model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, **kwargs)
+                entry[name] = self.processor.decode(new[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            found.append(entry)
+        model.train(was_training)
+        return found
+
+    def on_evaluate(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.last_step:  # several evaluation sets: once is enough
+            return
+        self.last_step = state.global_step
+        answers = self.answers(model)  # on every rank: a sharded model needs all of them
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir) / ANSWERS
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"step-{state.global_step:06d}"
+        lines = ["| question | without fusion | with fusion |", "|---|---|---|"]
+        for entry in answers:
+            cells = (entry[key].replace("|", "/").replace("\n", " ") for key in ("question", "unfused", "fused"))
+            lines.append(f"| {' | '.join(cells)} |")
+        (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        draw(answers, folder / f"{name}.png", f"step {state.global_step}")
+
+
+def draw(answers: list[dict], path: Path, title: str) -> None:
+    """A row an entry: the picture, then question and answers."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.7 * len(answers) + 0.5), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left")
+    for axes_row, entry in zip(figure.subplots(len(answers), 2, width_ratios=[1, 4], squeeze=False), answers):
+        for axes in axes_row:
+            axes.axis("off")
+        axes_row[0].imshow(entry["image"], interpolation="nearest")
+        text = [entry["question"] or "(no question)", f"without: {entry['unfused']}", f"with: {entry['fused']}"]
+        lines = "\n".join(textwrap.fill(line, 70, max_lines=3) for line in text)
+        axes_row[1].text(0, 1, lines, va="top", fontsize=9, parse_math=False)
+    figure.savefig(path, dpi=110)
