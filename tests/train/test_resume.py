@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.modeling.checkpoint import save_checkpoint
-from tests.train.tiny_run import dataset, losses, trainer
+from tests.train.tiny_run import dataset, load, losses, trainer
 
 
 def run(folder, stage, kind, kill_at=0):
@@ -55,6 +55,16 @@ def test_a_run_of_another_shape_is_refused(tmp_path):
         trainer(tmp_path / "start", tmp_path / "empty").train(resume_from_checkpoint=True)
 
 
+def test_a_checkpoint_that_was_never_finished_is_skipped(tmp_path):
+    whole = trainer(tmp_path / "start", tmp_path / "out", max_steps=9)
+    whole.train()
+    (tmp_path / "out" / "checkpoint-9" / "trainer_state.json").unlink()
+    again = trainer(tmp_path / "start", tmp_path / "out", max_steps=9)
+    with pytest.warns(UserWarning, match="checkpoint-9 is incomplete"):
+        again.train(resume_from_checkpoint=True)
+    assert losses(again) == losses(whole)
+
+
 def test_a_checkpoint_without_all_weights_is_refused(tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -65,6 +75,22 @@ def test_a_checkpoint_without_all_weights_is_refused(tmp_path):
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="lacks weights of the model"):
         trainer(tmp_path / "start", tmp_path / "out", max_steps=6).train(resume_from_checkpoint=str(file.parent))
+
+
+def test_the_best_model_is_loaded_at_the_end(tmp_path):
+    """`greater_is_better` of a falling loss: the first checkpoint is the best one."""
+    run = trainer(
+        tmp_path / "start", tmp_path / "out", max_steps=6, eval_strategy="steps", eval_steps=3, save_steps=3,
+        load_best_model_at_end=True, metric_for_best_model="loss", greater_is_better=True,
+        eval_dataset=dataset(4, 0),
+    )  # fmt: skip
+    run.train()
+    assert run.state.best_model_checkpoint.endswith("checkpoint-3")
+    best, _ = load(tmp_path / "out" / "checkpoint-3")
+    last, _ = load(tmp_path / "out" / "checkpoint-6")
+    found = run.model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in best.state_dict().items())
+    assert not all(torch.equal(found[name], tensor) for name, tensor in last.state_dict().items())
 
 
 def test_accumulation_equals_a_larger_batch(tmp_path):

@@ -239,11 +239,7 @@ class VIFTTrainer(SFTTrainer):
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         if isinstance(resume_from_checkpoint, bool) and resume_from_checkpoint:
-            from transformers.trainer_utils import get_last_checkpoint
-
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
-            if resume_from_checkpoint is None:
-                raise ValueError(f"resume_from_checkpoint=True, but {self.args.output_dir} holds no checkpoint")
+            resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
             file = Path(resume_from_checkpoint) / STATE_FILE
             if not file.is_file():
@@ -274,6 +270,22 @@ class VIFTTrainer(SFTTrainer):
             wrong = [*info["missing_keys"], *info["mismatched_keys"]]
             raise ValueError(f"{resume_from_checkpoint} lacks weights of the model: {sorted(map(str, wrong))[:3]}")
         target.load_state_dict(loaded.state_dict())
+
+    def _load_best_model(self):
+        """The same for `load_best_model_at_end`, whose parent loads as silently."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(self.model, "peft_config"):
+            return super()._load_best_model()
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def newest_checkpoint(output_dir: str) -> str:
+    """The newest checkpoint that was written to its end (the trainer's state is written last)."""
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.split("-")[1].isdigit()]
+    for path in sorted(found, key=lambda path: -int(path.name.split("-")[1])):
+        if (path / "trainer_state.json").is_file():
+            return str(path)
+        warnings.warn(f"{path} is incomplete, as if the run stopped while it was written: skipped", stacklevel=2)
+    raise ValueError(f"resume_from_checkpoint=True, but {output_dir} holds no checkpoint")
 
 
 def adapt_peft_config(peft_config, args: VIFTTrainingConfig, band: range | None):
