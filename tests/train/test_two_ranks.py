@@ -1,4 +1,4 @@
-"""Two processes (gloo, CPU): pure steps on both ranks, every row once, equal parameters, exact resuming."""
+"""Two processes (gloo, CPU), DDP and FSDP2: pure steps on both ranks, every row once, equal parameters, resuming."""
 
 import json
 import subprocess
@@ -65,3 +65,12 @@ def test_a_stream_gives_pure_steps_too(folder):
     ranks = launch(folder, "stream")
     check_pure(ranks)
     assert sum(size for rank in ranks for _, size in rank["seen"]) == 19
+
+
+def test_fsdp2_has_the_losses_of_ddp(folder, whole):
+    ranks = launch(folder, "fsdp2")
+    check_pure(ranks)
+    for rank, full in zip(ranks, whole):
+        assert rank["seen"] == full["seen"]
+        assert rank["losses"] == pytest.approx(full["losses"], rel=1e-4)
+        assert rank["sum"] == pytest.approx(full["sum"], rel=1e-5)

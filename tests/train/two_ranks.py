@@ -7,9 +7,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from transformers import AutoProcessor
+from transformers.distributed import DistributedConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from modeling_vift import VIFTForConditionalGeneration  # noqa: E402
+from tests.train import tiny_run  # noqa: E402
 from tests.train.tiny_run import dataset, losses, rows, trainer  # noqa: E402
 from vift_train.trainer import VIFTTrainer  # noqa: E402
 
@@ -24,18 +29,31 @@ class Recording(VIFTTrainer):
         return super().training_step(model, inputs, *args, **kwargs)
 
 
+def load_sharded(folder):
+    """The tiny model under FSDP2, sharded over the ranks as it is loaded."""
+    model = VIFTForConditionalGeneration.from_pretrained(folder, distributed_config=DistributedConfig(fsdp_size=2))
+    assert any(isinstance(p, DTensor) for p in model.parameters())
+    return model, AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+
+
 def main(folder, resume_from):
     folder, Recording.seen = Path(folder), []
     stream = resume_from == "stream"
+    if resume_from == "fsdp2":
+        dist.init_process_group("gloo")
+        tiny_run.load = load_sharded
     data = dataset(13, 6)
     kwargs = {"save_steps": 2}
     if stream:
         from datasets import IterableDataset
 
         data, kwargs = IterableDataset.from_generator(rows, gen_kwargs={"images": 13, "texts": 6}), {"max_steps": 3}
+    if resume_from == "fsdp2":
+        kwargs = {"save_strategy": "no"}  # transformers cannot resume a model that is sharded at load time
     run = trainer(folder / "start", folder / "out", data, cls=Recording, **kwargs)
-    run.train(resume_from_checkpoint=None if resume_from in ("none", "stream") else resume_from)
-    flat = torch.cat([p.detach().flatten() for p in run.model.parameters()])
+    run.train(resume_from_checkpoint=None if resume_from in ("none", "stream", "fsdp2") else resume_from)
+    whole = [p.full_tensor() if isinstance(p, DTensor) else p for p in run.model.parameters()]
+    flat = torch.cat([p.detach().flatten() for p in whole])
     gathered = [torch.empty_like(flat) for _ in range(dist.get_world_size())]
     dist.all_gather(gathered, flat)
     assert all(torch.equal(other, flat) for other in gathered), "ranks ended with other parameters"
