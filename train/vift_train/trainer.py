@@ -13,6 +13,7 @@ import time
 import warnings
 from pathlib import Path
 
+import torch
 from datasets import IterableDataset
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
@@ -199,6 +200,8 @@ class VIFTTrainer(SFTTrainer):
         modality, mask = "image" if "pixel_values" in inputs else "text", inputs["attention_mask"]
         tokens, places, start = int(mask.sum()), mask.numel(), time.perf_counter()
         loss = super().training_step(model, inputs, *args, **kwargs)
+        if torch.accelerator.is_available():  # kernels are queued: without this only their launch is timed
+            torch.accelerator.synchronize()
         seen = self._throughput.setdefault(modality, [0, 0, 0.0])
         for i, value in enumerate((tokens, places, time.perf_counter() - start)):
             seen[i] += value
@@ -290,6 +293,7 @@ def newest_checkpoint(output_dir: str) -> str:
 
 def adapt_peft_config(peft_config, args: VIFTTrainingConfig, band: range | None):
     """LoRA on the language model only (in the band only), the connector trained whole where the stage says so."""
+    peft_config = copy.copy(peft_config)  # the caller's stays as it is
     targets = peft_config.target_modules or [
         "q_proj",
         "k_proj",
