@@ -4,8 +4,11 @@
     accelerate launch -m vift_train --config train/recipes/vift-7b/stage2.yaml --model runs/stage1 \\
         --captions captions.jsonl --instructions instructions.jsonl --output_dir runs/stage2
 
-Any field of `VIFTTrainingConfig` may stand in the YAML file or on the command line, which wins. A run that was
-interrupted goes on with `--resume_from_checkpoint true` (the newest checkpoint in `output_dir`) or a path.
+Any field of `VIFTTrainingConfig`, of TRL's `ModelConfig` (`--use_peft --lora_r 16`, `--dtype`,
+`--attn_implementation`) and of `RunArguments` below may stand in the YAML file or on the command line, which wins.
+Weights are trained in float32 (with `bf16: true`: computed in bfloat16) whatever the checkpoint's dtype, unless
+`--dtype` says otherwise. A run that was interrupted goes on with `--resume_from_checkpoint true` (the newest
+checkpoint in `output_dir`) or a path.
 """
 
 import sys
@@ -13,8 +16,9 @@ from dataclasses import dataclass, field
 
 from datasets import concatenate_datasets, interleave_datasets
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from trl import TrlParser
+from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
+from .callbacks import AnswersCallback
 from .config import VIFTTrainingConfig
 from .data import load_rows
 from .trainer import VIFTTrainer
@@ -24,7 +28,9 @@ from .trainer import VIFTTrainer
 class RunArguments:
     """What is trained on what; see `vift_train.data` for the kinds of rows."""
 
-    model: str = field(metadata={"help": "VIFT checkpoint to start from (vift-init makes one): a folder or hub id"})
+    model: str | None = field(
+        default=None, metadata={"help": "VIFT checkpoint to start from (vift-init makes one): a folder or hub id"}
+    )
     captions: list[str] = field(default_factory=list, metadata={"help": "sources of caption rows"})
     instructions: list[str] = field(default_factory=list, metadata={"help": "sources of text-only rows"})
     image_folder: str | None = field(default=None, metadata={"help": "where relative image paths start"})
@@ -32,23 +38,36 @@ class RunArguments:
     caption_queries: list[str] | None = field(
         default=None, metadata={"help": "instead of the pool in vift_train.data"}
     )
+    eval_captions: list[str] = field(default_factory=list, metadata={"help": "held-out caption rows: eval_image_loss"})
+    eval_instructions: list[str] = field(default_factory=list, metadata={"help": "held-out text rows: eval_text_loss"})
+    answers: int = field(
+        default=4, metadata={"help": "at every evaluation, answer about so many pictures of eval_captions"}
+    )
+    ask: list[str] | None = field(
+        default=None, metadata={"help": "questions about these pictures; None: the captions' own queries"}
+    )
     streaming: bool = field(default=False, metadata={"help": "read rows as they are needed; needs --max_steps"})
     on_bad_row: str = field(default="skip", metadata={"help": "skip (counted and named) or raise"})
     num_proc: int | None = field(default=None, metadata={"help": "processes that convert rows"})
 
 
-def load_mixture(run: RunArguments, args: VIFTTrainingConfig):
-    """All rows of the run; a stream visits its sources in turn."""
+def load_sources(run: RunArguments, args: VIFTTrainingConfig, captions, instructions, streaming: bool) -> list:
+    """A data set a source."""
     plain = args.stage == 1 if run.plain_captions is None else run.plain_captions
     common = {
         "image_folder": run.image_folder,
-        "streaming": run.streaming,
+        "streaming": streaming,
         "seed": args.seed,
         "on_bad_row": run.on_bad_row,
         "num_proc": run.num_proc,
     }
-    parts = [load_rows(source, plain=plain, queries=run.caption_queries, **common) for source in run.captions]
-    parts += [load_rows(source, **common) for source in run.instructions]
+    parts = [load_rows(source, plain=plain, queries=run.caption_queries, **common) for source in captions]
+    return parts + [load_rows(source, **common) for source in instructions]
+
+
+def load_mixture(run: RunArguments, args: VIFTTrainingConfig):
+    """All rows of the run; a stream visits its sources in turn."""
+    parts = load_sources(run, args, run.captions, run.instructions, run.streaming)
     if not parts:
         raise ValueError("captions and instructions are both empty: name at least one source")
     if run.streaming:
@@ -56,18 +75,63 @@ def load_mixture(run: RunArguments, args: VIFTTrainingConfig):
     return concatenate_datasets(parts)
 
 
+def load_evaluation(run: RunArguments, args: VIFTTrainingConfig) -> dict | None:
+    """{"image": rows, "text": rows}, of what is given."""
+    named = {"image": (run.eval_captions, []), "text": ([], run.eval_instructions)}
+    found = {
+        name: concatenate_datasets(load_sources(run, args, *sources, streaming=False))
+        for name, sources in named.items()
+        if any(sources)
+    }
+    if found and args.eval_strategy == "no":
+        raise ValueError("eval_captions or eval_instructions given, but eval_strategy='no': set it to steps or epoch")
+    return found or None
+
+
+def answers_callback(run: RunArguments, processor, rows) -> AnswersCallback:
+    """Asks about the first pictures of `rows`, one question each, in turn."""
+    rows = [rows[i] for i in range(min(run.answers, len(rows)))]
+    for number, row in enumerate(rows):
+        if run.ask:
+            content = [{"type": "image"}, {"type": "text", "text": run.ask[number % len(run.ask)]}]
+            row["messages"] = [{"role": "user", "content": content}]
+    return AnswersCallback(processor, rows)
+
+
+def load_model(run: RunArguments, options: ModelConfig):
+    """(model, processor) in the dtype of `options`."""
+    name = run.model or options.model_name_or_path
+    if name is None:
+        raise ValueError("model is missing: the checkpoint to start from; vift-init makes one")
+    common = {"revision": options.model_revision, "trust_remote_code": True}
+    model = AutoModelForImageTextToText.from_pretrained(
+        name,
+        dtype=options.dtype,
+        attn_implementation=options.attn_implementation,
+        quantization_config=get_quantization_config(options),
+        **common,
+    )
+    if model.config.model_type != "vift":
+        raise ValueError(f"model={name} is a {model.config.model_type}, not a VIFT model; vift-init makes one")
+    return model, AutoProcessor.from_pretrained(name, **common)
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = TrlParser((RunArguments, VIFTTrainingConfig), description=__doc__.split("\n")[0])
-    run, args = parser.parse_args_and_config(argv)
+    parser = TrlParser((RunArguments, VIFTTrainingConfig, ModelConfig), description=__doc__.split("\n")[0])
+    run, args, options = parser.parse_args_and_config(argv)
     try:
-        rows = load_mixture(run, args)
-        model = AutoModelForImageTextToText.from_pretrained(run.model, trust_remote_code=True)
-        if model.config.model_type != "vift":
-            raise ValueError(
-                f"model={run.model} is a {model.config.model_type}, not a VIFT model; vift-init makes one"
-            )
-        processor = AutoProcessor.from_pretrained(run.model, trust_remote_code=True)
-        trainer = VIFTTrainer(model, args, rows, processing_class=processor)
+        rows, evaluation = load_mixture(run, args), load_evaluation(run, args)
+        model, processor = load_model(run, options)
+        trainer = VIFTTrainer(
+            model,
+            args,
+            rows,
+            eval_dataset=evaluation,
+            processing_class=processor,
+            peft_config=get_peft_config(options),
+        )
+        if run.answers and "image" in (evaluation or {}):
+            trainer.add_callback(answers_callback(run, processor, evaluation["image"]))
         resume = {"true": True, "false": None}.get(
             str(args.resume_from_checkpoint).lower(), args.resume_from_checkpoint
         )

@@ -1,4 +1,6 @@
-"""What a run shows while it trains: its own answers, without and with fusion, at every evaluation.
+"""What a run shows while it trains: pace and time left by modality, and its own answers at every evaluation.
+
+`VIFTTrainer` brings `ModalityProgress` itself.
 
     trainer.add_callback(AnswersCallback(processor, rows))
 
@@ -7,12 +9,77 @@ writes `<output_dir>/answers/step-000500.md` and `.png`. Rows are like the train
 """
 
 import textwrap
+import time
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback
+from tqdm.auto import tqdm
+from transformers import ProgressCallback, TrainerCallback
 
 ANSWERS = "answers"  # folder inside output_dir
+
+
+@dataclass
+class Seen:
+    """What one rank has trained on: tokens, places in the padded batches, seconds, optimizer steps."""
+
+    tokens: int = 0
+    places: int = 0
+    seconds: float = 0.0
+    steps: int = 0
+
+    def add(self, tokens: int, places: int, seconds: float, step_ends: bool) -> None:
+        self.tokens, self.places = self.tokens + tokens, self.places + places
+        self.seconds, self.steps = self.seconds + seconds, self.steps + step_ends
+
+    def minus(self, other: "Seen") -> "Seen":
+        return Seen(*(a - b for a, b in zip(astuple(self), astuple(other))))
+
+
+def seconds_left(seen: dict[str, Seen], steps: dict[str, int] | None, steps_left: int, elapsed: float) -> float:
+    """
+    Steps of different modalities take different times, so each counts with its own.
+
+    Args:
+        seen: by modality, of this run.
+        steps: optimizer steps of an epoch by modality; None (a stream): those to come are like those seen.
+        steps_left: optimizer steps to come, of all modalities.
+        elapsed: seconds since the run began; what they hold beside the steps (loading, the optimizer) is shared out.
+    """
+    steps = steps or {modality: one.steps for modality, one in seen.items()}
+    paces = {modality: one.seconds / one.steps for modality, one in seen.items() if one.steps}
+    if not paces:
+        return float("nan")
+    unseen = max(paces.values())  # of a modality that has not come yet
+    pace = sum(count * paces.get(modality, unseen) for modality, count in steps.items()) / sum(steps.values())
+    return steps_left * pace * elapsed / sum(one.seconds for one in seen.values())
+
+
+class ModalityProgress(ProgressCallback):
+    """The progress bar, with tokens per second and padding of each modality, and a time left that knows them."""
+
+    def __init__(self, seen: dict[str, Seen], steps: dict[str, int] | None):
+        super().__init__()
+        self.seen, self.steps = seen, steps
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            bar = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+            self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, bar_format=bar)
+        self.current_step, self.start = 0, time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            elapsed = time.monotonic() - self.start
+            left = seconds_left(self.seen, self.steps, state.max_steps - state.global_step, elapsed)
+            parts = [f"{tqdm.format_interval(left)} left"] if left == left else []
+            parts += [
+                f"{modality} {seen.tokens / seen.seconds:,.0f} tokens/s, {1 - seen.tokens / seen.places:.1%} padding"
+                for modality, seen in sorted(self.seen.items())
+            ]
+            self.training_bar.set_postfix_str("; ".join(parts), refresh=False)
+        super().on_step_end(args, state, control, **kwargs)
 
 
 class AnswersCallback(TrainerCallback):

@@ -54,7 +54,11 @@ def check_batch(rows: list[dict], batch: dict, image_token_id: int, tokens_per_i
             )
 
 
-def fingerprint(args, world: int, modalities=None) -> dict:
+def _digest(values) -> str:
+    return hashlib.sha256("\n".join(map(str, values)).encode()).hexdigest()[:16]
+
+
+def fingerprint(args, world: int, modalities=None, lengths=None) -> dict:
     """What must be equal for a resumed run to see the same next batch."""
     found = {
         "world_size": world,
@@ -67,8 +71,9 @@ def fingerprint(args, world: int, modalities=None) -> dict:
         "text_weight": args.text_weight,
     }
     if modalities is not None:
-        names = "\n".join(modalities).encode()
-        found |= {"rows": len(modalities), "modalities_sha256": hashlib.sha256(names).hexdigest()[:16]}
+        found |= {"rows": len(modalities), "modalities_sha256": _digest(modalities)}
+    if lengths is not None:
+        found["lengths_sha256"] = _digest(lengths)
     return found
 
 

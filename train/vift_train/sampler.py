@@ -73,19 +73,20 @@ class ModalityBatchSampler(Sampler[list[int]]):
         self._rows = {str(name): np.flatnonzero(modalities == name) for name in np.unique(modalities)}
         weights = weights or {}
         self._visits = {name: max(1, round(weights.get(name, 1) * len(rows))) for name, rows in self._rows.items()}
-        self._steps = {name: -(-visits // (batch_size * group)) for name, visits in self._visits.items()}
+        # optimizer steps an epoch, by modality
+        self.steps = {name: -(-visits // (batch_size * group)) for name, visits in self._visits.items()}
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
         """Micro-batches an epoch."""
-        return self.group * sum(self._steps.values())
+        return self.group * sum(self.steps.values())
 
     def _plan_modality(self, name: str, generator: np.random.Generator):
         """(rows, bounds, order): micro-batch i is rows[bounds[i] : bounds[i + 1]]; `order` is that of the steps."""
         rows = self._rows[name]
-        steps = self._steps[name]
+        steps = self.steps[name]
         parts = steps * self.group
         rounds = -(-self._visits[name] // len(rows))
         rows = np.concatenate([generator.permutation(rows) for _ in range(rounds)])[: self._visits[name]]
@@ -106,7 +107,7 @@ class ModalityBatchSampler(Sampler[list[int]]):
         plans, times, modality, step = [], [], [], []
         for number, name in enumerate(self._rows):
             plans.append(self._plan_modality(name, generator))
-            steps = self._steps[name]
+            steps = self.steps[name]
             if self.order == "even":
                 when = (np.arange(steps) + generator.random()) / steps
             else:

@@ -9,7 +9,7 @@ same next batch by skipping. The price is that each rank reads `world` times the
 shards are written, not with a shuffle buffer.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from torch.utils.data import IterableDataset
@@ -20,25 +20,36 @@ class PureSteps(IterableDataset):
     Yields micro-batches (lists of rows) of this rank.
 
     Args:
-        rows: an iterable of rows with `modality` and, optionally, `length`.
+        rows: an iterable of rows with `modality`.
         batch_size: rows a micro-batch at most.
         group: micro-batches an optimizer step, over all ranks.
         rank, world: this process and the number of processes; `group` must be a multiple of `world`.
+        measure: rows -> their lengths in tokens, so that micro-batches hold rows of like length; None = as they come.
     """
 
-    def __init__(self, rows: Iterable[dict], batch_size: int, group: int, rank: int = 0, world: int = 1):
+    def __init__(
+        self,
+        rows: Iterable[dict],
+        batch_size: int,
+        group: int,
+        rank: int = 0,
+        world: int = 1,
+        measure: Callable[[list[dict]], list[int]] | None = None,
+    ):
         if batch_size < 1 or group < 1 or group % world or not 0 <= rank < world:
             raise ValueError(f"batch_size={batch_size}, group={group}, rank={rank}, world={world} do not fit together")
         self.rows, self.batch_size, self.group, self.rank, self.world = rows, batch_size, group, rank, world
+        self.measure = measure
 
     def set_epoch(self, epoch: int) -> None:
         if hasattr(self.rows, "set_epoch"):
             self.rows.set_epoch(epoch)
 
     def _deal(self, step: list[dict]) -> Iterator[list[dict]]:
-        if step[0].get("length") is not None:
-            step = sorted(step, key=lambda row: -row["length"])
-        order = np.resize(np.arange(len(step)), max(len(step), self.group))
+        order = np.arange(len(step))
+        if self.measure is not None:
+            order = np.argsort(np.negative(self.measure(step)), kind="stable")
+        order = np.resize(order, max(len(step), self.group))
         for number, part in enumerate(np.array_split(order, self.group)):
             if number % self.world == self.rank:
                 yield [step[i] for i in part]

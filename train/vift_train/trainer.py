@@ -11,15 +11,18 @@ import json
 import re
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from datasets import IterableDataset
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
+from .callbacks import ModalityProgress, Seen
 from .checks import (
     check_batch,
     check_columns,
@@ -31,6 +34,7 @@ from .checks import (
     small_modalities,
 )
 from .config import INHERITED, STATE_FILE, VIFTTrainingConfig, parse_band
+from .lengths import dataset_lengths, row_lengths
 from .sampler import ModalityBatchSampler
 from .streaming import PureSteps
 
@@ -118,6 +122,12 @@ class VIFTTrainer(SFTTrainer):
                 parameter.requires_grad = is_trained(name, args, band)
         else:
             peft_config = adapt_peft_config(peft_config, args, band)
+        is_stream = isinstance(train_dataset, IterableDataset)
+        if is_stream and args.text_weight != 1.0:
+            raise ValueError(
+                f"text_weight={args.text_weight}: a stream's mixture is made where its sources are joined "
+                "(datasets.interleave_datasets, probabilities=...), not here: leave it at 1.0"
+            )
         super().__init__(
             model=model,
             args=args,
@@ -132,8 +142,9 @@ class VIFTTrainer(SFTTrainer):
         self._train_collator = copy.copy(self.data_collator)
         self._train_collator.trains_on_text = args.train_language_model
         self.add_callback(_FrozenLayersStayOut())
-        if isinstance(train_dataset, IterableDataset):
-            modalities = None
+        modalities = self._lengths = None
+        self._tokens_per_image = 0  # of the first image row; every image has as many
+        if is_stream:
             self._check_rows(list(train_dataset.take(CHECKED_ROWS)))
         else:
             modalities = list(train_dataset["modality"])
@@ -142,8 +153,13 @@ class VIFTTrainer(SFTTrainer):
             for modality in sorted(set(modalities)):
                 first = [i for i, name in enumerate(modalities) if name == modality][:CHECKED_ROWS]
                 self._check_rows([train_dataset[i] for i in first])
-        self._throughput: dict[str, list] = {}
-        self._fingerprint = fingerprint(args, self.accelerator.num_processes, modalities)
+            if args.group_by_length:
+                self._lengths = self._measure_dataset(train_dataset)
+        self._seen: dict[str, Seen] = {}  # by modality, since the start
+        self._logged: dict[str, Seen] = {}
+        self._fingerprint = fingerprint(args, self.accelerator.num_processes, modalities, self._lengths)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(ModalityProgress(self._seen, self._sampler().steps if modalities else None))
 
     @property
     def _group(self) -> int:
@@ -152,7 +168,40 @@ class VIFTTrainer(SFTTrainer):
 
     def _check_rows(self, rows: list[dict]) -> None:
         for row in rows:
-            self._train_collator([dict(row)])
+            batch = self._train_collator([dict(row)])
+            if row["images"] and not self._tokens_per_image:
+                image_tokens = int((batch["input_ids"] == self.model.config.image_token_id).sum())
+                self._tokens_per_image = image_tokens // len(row["images"])
+
+    def _measure_dataset(self, dataset) -> list[int]:
+        """The column `length`, or the lengths found from the text and the number of images."""
+        if "length" in dataset.column_names:
+            lengths = dataset["length"][:]
+        else:
+            with self.accelerator.local_main_process_first():  # the others read its cache
+                lengths = dataset_lengths(
+                    dataset, self.processing_class, self._tokens_per_image, self.args.dataset_num_proc
+                )
+        return lengths if self.args.max_length is None else [min(n, self.args.max_length) for n in lengths]
+
+    def _measure_rows(self, rows: list[dict]) -> list[int]:
+        if all(row.get("length") is not None for row in rows):
+            return [row["length"] for row in rows]
+        messages, images = [row["messages"] for row in rows], [len(row["images"]) for row in rows]
+        return row_lengths(self.processing_class, messages, images, self._tokens_per_image)
+
+    def _sampler(self) -> ModalityBatchSampler:
+        args = self.args
+        return ModalityBatchSampler(
+            self.train_dataset["modality"],
+            batch_size=args.per_device_train_batch_size,
+            group=self._group,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            lengths=self._lengths,
+            order=args.modality_order,
+            chunk_steps=args.chunk_steps,
+            weights={"text": args.text_weight},
+        )
 
     # Batches ----------------------------------------------------------------------------------------------
 
@@ -170,21 +219,10 @@ class VIFTTrainer(SFTTrainer):
                     "worker at most, or its order would depend on their number"
                 )
             rank, world = self.accelerator.process_index, self.accelerator.num_processes
-            steps = PureSteps(data, args.per_device_train_batch_size, self._group, rank, world)
+            measure = self._measure_rows if args.group_by_length else None
+            steps = PureSteps(data, args.per_device_train_batch_size, self._group, rank, world, measure)
             return DataLoader(steps, batch_size=None, collate_fn=self._train_collator, **options)
-        lengths = None
-        if args.group_by_length and "length" in data.column_names:
-            lengths = data["length"]
-        sampler = ModalityBatchSampler(
-            data["modality"],
-            batch_size=args.per_device_train_batch_size,
-            group=self._group,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            lengths=lengths,
-            order=args.modality_order,
-            chunk_steps=args.chunk_steps,
-            weights={"text": args.text_weight},
-        )
+        sampler = self._sampler()
         loader = self.accelerator.prepare(
             DataLoader(data, batch_sampler=sampler, collate_fn=self._train_collator, **options)
         )
@@ -196,23 +234,35 @@ class VIFTTrainer(SFTTrainer):
     # Figures ----------------------------------------------------------------------------------------------
 
     def training_step(self, model, inputs, *args, **kwargs):
-        """Counts this rank's tokens, padding and seconds by modality; `log` shows them."""
+        """Counts this rank's tokens, padding and seconds by modality; `log` and the progress bar show them."""
         modality, mask = "image" if "pixel_values" in inputs else "text", inputs["attention_mask"]
         tokens, places, start = int(mask.sum()), mask.numel(), time.perf_counter()
         loss = super().training_step(model, inputs, *args, **kwargs)
         if torch.accelerator.is_available():  # kernels are queued: without this only their launch is timed
             torch.accelerator.synchronize()
-        seen = self._throughput.setdefault(modality, [0, 0, 0.0])
-        for i, value in enumerate((tokens, places, time.perf_counter() - start)):
-            seen[i] += value
+        step_ends = self.accelerator.sync_gradients
+        if step_ends and self.is_deepspeed_enabled:
+            forget_gradients(self.deepspeed)
+        self._seen.setdefault(modality, Seen()).add(tokens, places, time.perf_counter() - start, step_ends)
         return loss
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        """The parent reads `lm_head.weight` without calling `lm_head`. Where FSDP2 shards the head on its own (as
+        accelerate does when it finds no norm beside it) its gradient would be that of one rank, never reduced;
+        gathered first, it is a parameter like any other."""
+        head = self.accelerator.unwrap_model(model).get_output_embeddings()
+        if model.training and isinstance(head, FSDPModule):
+            head.unshard()
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
-            for modality, (tokens, places, seconds) in self._throughput.items():
-                logs[f"{modality}_tokens_per_second"] = tokens / seconds
-                logs[f"{modality}_padding"] = 1 - tokens / places
-            self._throughput.clear()
+            for modality, seen in self._seen.items():
+                new = seen.minus(self._logged.get(modality, Seen()))
+                if new.places:
+                    logs[f"{modality}_tokens_per_second"] = new.tokens / new.seconds
+                    logs[f"{modality}_padding"] = 1 - new.tokens / new.places
+            self._logged = {modality: replace(seen) for modality, seen in self._seen.items()}
         super().log(logs, start_time)
 
     # Optimizer --------------------------------------------------------------------------------------------
@@ -251,14 +301,26 @@ class VIFTTrainer(SFTTrainer):
             check_fingerprint(saved, self._fingerprint, str(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def _save(self, output_dir=None, state_dict=None):
+    def save_model(self, output_dir=None, _internal_call=False):
         """Weights, config, code, processor and template (as the parent does), and what a later run inherits."""
-        super()._save(output_dir, state_dict)
+        super().save_model(output_dir, _internal_call)
         if not self.args.should_save:
             return
         config = {name: getattr(self.args, name) for name in ("stage", "train_layers", *INHERITED)}
         text = json.dumps({"config": config, "fingerprint": self._fingerprint}, indent=1) + "\n"
-        (Path(output_dir or self.args.output_dir) / STATE_FILE).write_text(text, encoding="utf-8")
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / STATE_FILE).write_text(text, encoding="utf-8")
+
+    def _save(self, output_dir=None, state_dict=None):
+        """FSDP2 has made the model's class one of torch's own; the code saved beside the weights is of the model's."""
+        sharded = type(self.model)
+        if issubclass(sharded, FSDPModule):
+            self.model.__class__ = sharded.__bases__[1]
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.model.__class__ = sharded
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         """Through `from_pretrained`: the parent's `load_state_dict(strict=False)` knows nothing of weight names that
@@ -289,6 +351,16 @@ def newest_checkpoint(output_dir: str) -> str:
             return str(path)
         warnings.warn(f"{path} is incomplete, as if the run stopped while it was written: skipped", stacklevel=2)
     raise ValueError(f"resume_from_checkpoint=True, but {output_dir} holds no checkpoint")
+
+
+def forget_gradients(engine) -> None:
+    """
+    Clear ZeRO-3's buffer of gradients after a step. A parameter that gets no gradient in the next one, as the
+    connector in a text step, would otherwise be moved by the gradient of the last image step once more.
+    """
+    buffer = getattr(engine.optimizer, "grad_partitions_flat_buffer", None)
+    if buffer is not None:
+        buffer.zero_()
 
 
 def adapt_peft_config(peft_config, args: VIFTTrainingConfig, band: range | None):
