@@ -18,6 +18,7 @@ import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from vift_train.sampler import ModalityBatchSampler
+from vift_train.streaming import PureSteps
 
 
 def profile(rows: int, seed: int = 0):
@@ -39,11 +40,18 @@ def plans(modalities, lengths, batch: int, world: int, accumulation: int) -> dic
     stock = LengthGroupedSampler(batch * group, lengths=lengths.tolist(), generator=generator)
     shuffled = np.random.Generator(np.random.PCG64(0)).permutation(len(lengths))
     common = {"batch_size": batch, "group": group, "seed": 0}
+    rows = [{"row": row, "modality": modalities[row]} for row in shuffled.tolist()]
+    ranks = [
+        list(PureSteps(rows, batch, group, rank, world, measure=lambda step: [lengths[one["row"]] for one in step]))
+        for rank in range(world)
+    ]
+    stream = [micro for round_of_ranks in zip(*ranks) for micro in round_of_ranks]
     return {
         "random (TRL's stock sampler)": chunked(shuffled, batch),
         "length only (train_sampling_strategy=group_by_length)": chunked(list(stock), batch),
         "pure steps": list(ModalityBatchSampler(modalities, **common)),
         "pure steps, grouped by length (ours)": list(ModalityBatchSampler(modalities, lengths=lengths, **common)),
+        "the same from a stream (ours)": [[one["row"] for one in micro] for micro in stream],
     }
 
 

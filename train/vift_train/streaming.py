@@ -50,9 +50,13 @@ class PureSteps(IterableDataset):
         if self.measure is not None:
             order = np.argsort(np.negative(self.measure(step)), kind="stable")
         order = np.resize(order, max(len(step), self.group))
-        for number, part in enumerate(np.array_split(order, self.group)):
-            if number % self.world == self.rank:
-                yield [step[i] for i in part]
+        parts = np.array_split(order, self.group)
+        for start in range(0, self.group, 2 * self.world):  # every other round in reverse: the long ones take turns
+            parts[start + self.world : start + 2 * self.world] = parts[start + self.world : start + 2 * self.world][
+                ::-1
+            ]
+        for part in parts[self.rank :: self.world]:
+            yield [step[i] for i in part]
 
     def __iter__(self) -> Iterator[list[dict]]:
         buffers: dict[str, list[dict]] = {}
