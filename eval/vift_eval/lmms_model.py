@@ -20,6 +20,7 @@ import os
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from lmms_eval import evaluator, utils
 from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
@@ -91,7 +92,8 @@ class VIFT(lmms):
         if dtype == "auto" and self.device.type == "cpu":
             dtype = "float32"
         try:
-            model, processor = load_model(str(pretrained), revision, dtype)
+            with PartialState().local_main_process_first():  # the ranks of a machine share the cache of remote code
+                model, processor = load_model(str(pretrained), revision, dtype)
         except UserError as error:
             raise ValueError(str(error).replace("--model=", "pretrained=")) from error
         for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
