@@ -2,17 +2,15 @@
 
 A *prompt* here is (text, pictures): the rendered chat with one image placeholder a picture. `Engine.generate` answers
 a batch of them under one `Request` of generation settings, `Engine.score` gives the negative log-likelihood of a
-continuation, fused like `generate()`: the prompt is fused, the continuation is read after it. `Engine.share` computes
-what does not depend on the fusion settings (picture features, text streams), for sweeps that ask the same batch many
-times. Nothing depends on how prompts are batched: rows are left-padded to answer, right-padded to score.
+continuation, fused like `generate()`: the prompt is fused, the continuation is read after it. Nothing depends on how
+prompts are batched: rows are left-padded to answer, right-padded to score. `reuse` has what sweeps add.
 
-Shapes: B prompts, S tokens of the longest, N text tokens of the prompts that hold a picture, D hidden size.
+Shapes: B prompts, S tokens of the longest.
 """
 
 from dataclasses import dataclass, field
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_vift.fusion_vift import FusionSettings, resolve_fusion
 
@@ -161,46 +159,26 @@ class Engine:
         return inputs
 
     @torch.inference_mode()
-    def share(self, inputs, layers) -> dict:
-        """
-        What the fusion settings do not change, computed once for `generate(..., shared=...)`.
-
-        Args:
-            inputs: of `inputs()`.
-            layers: every layer index that any of the settings fuses; may be empty.
-
-        Returns:
-            {"image": features as `mm_encoder_outputs` takes them, or None; "stream": `TextStream` or None}.
-        """
-        if "pixel_values" not in inputs:
-            return {"image": None, "stream": None}
-        features = self.model.model.get_image_features(pixel_values=inputs["pixel_values"], return_dict=True)
-        stream = None
-        if layers:
-            stream = self.model.text_stream(inputs["input_ids"], inputs["attention_mask"], sorted(layers))
-        return {"image": BaseModelOutputWithPooling(pooler_output=features.pooler_output), "stream": stream}
-
-    @torch.inference_mode()
-    def generate(self, inputs, request: Request, shared: dict | None = None) -> list[Answer]:
-        """One answer a row of `inputs`, greedy unless the request samples; see `share` for `shared`."""
-        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
-        # a row may answer until its own prompt and answer fill the positions, whatever it is batched with
-        limits = [min(request.max_new_tokens, self.positions - n) for n in prompt_tokens]
-        kwargs = dict(inputs) | request.generation | request.fusion
-        if shared is not None and shared["image"] is not None:
-            del kwargs["pixel_values"]
-            kwargs["mm_encoder_outputs"] = {"image": shared["image"]}
-            if request.fusion.get("fusion") is not False and shared["stream"] is not None:
-                kwargs["text_stream"] = shared["stream"]
+    def generate(self, inputs, request: Request, **extra) -> list[Answer]:
+        """One answer a row of `inputs`, greedy unless the request samples; `extra` keywords go to `generate()`."""
+        limits = self.limits(inputs, request)
+        kwargs = dict(inputs) | request.generation | request.fusion | extra
         output = self.model.generate(**kwargs, max_new_tokens=max(limits))
-        answers = []
-        for row, used, limit in zip(output[:, inputs["input_ids"].shape[1] :].tolist(), prompt_tokens, limits):
-            length = next((i for i, token in enumerate(row) if token in self.ends), None)
-            truncated = length is None or length > limit
-            tokens = row[: limit if truncated else length]
-            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-            answers.append(Answer(request.cut(text), used, len(tokens), truncated))
-        return answers
+        new = output[:, inputs["input_ids"].shape[1] :].tolist()
+        used = inputs["attention_mask"].sum(dim=1).tolist()
+        return [self.answer(row, *numbers, request) for row, *numbers in zip(new, used, limits)]
+
+    def limits(self, inputs, request: Request) -> list[int]:
+        """Most tokens of each row's answer: prompt and answer fit the positions, whatever the row is batched with."""
+        used = inputs["attention_mask"].sum(dim=1).tolist()
+        return [min(request.max_new_tokens, self.positions - tokens) for tokens in used]
+
+    def answer(self, tokens: list[int], input_tokens: int, limit: int, request: Request) -> Answer:
+        """The answer in a row of new tokens, which may go on after its end."""
+        end = next((i for i, token in enumerate(tokens[:limit]) if token in self.ends), None)
+        tokens = tokens[: limit if end is None else end]
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return Answer(request.cut(text), input_tokens, len(tokens), end is None)
 
     @torch.inference_mode()
     def score(self, prompts: list[tuple[str, list]], continuations: list[str], request: Request):

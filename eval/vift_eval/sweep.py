@@ -138,7 +138,8 @@ def prepare(spec: dict, output: Path) -> None:
 
 def ask(lm, number: int, requests: list, settings: list[dict], leaders: list[int], answers: Answers, bar) -> None:
     """Asks every request under every setting that leads its class of equal ones."""
-    from .engine import Request
+    from .engine import Answer, Request
+    from .reuse import Shared, answer
 
     engine = lm.engine
     kwargs = [lm._generation_kwargs(request) for request in requests]
@@ -151,17 +152,19 @@ def ask(lm, number: int, requests: list, settings: list[dict], leaders: list[int
             continue
         chosen = [requests[i] for i in members]
         inputs = engine.inputs([lm._prompt(lm._chat(one)) for one in chosen])
-        shared = engine.share(inputs, {layer for s in fused if s in missing for layer in resolved[s].layers})
-        for s in missing:
-            given = settings[s] if s in fused else {"fusion": False}
-            said = engine.generate(inputs, replace(request, fusion=given), shared)
-            answers.add(
-                number,
-                batch,
-                s,
-                [[q.task_name, q.doc_id, a.text, a.output_tokens, a.truncated] for q, a in zip(chosen, said)],
-            )
-            bar.update(len(members))
+        shared = Shared.of(engine, inputs, {layer for s in fused if s in missing for layer in resolved[s].layers})
+        known: list[list] = [[] for _ in chosen]
+        for s in leaders:
+            if s in missing:
+                given = settings[s] if s in fused else {"fusion": False}
+                said = answer(engine, shared, replace(request, fusion=given), known)
+                lines = [[q.task_name, q.doc_id, a.text, a.output_tokens, a.truncated] for q, a in zip(chosen, said)]
+                answers.add(number, batch, s, lines)
+                bar.update(len(members))
+            else:
+                said = [Answer(text, 0, *rest) for _, _, text, *rest in answers.lines[number, batch, s]]
+            for row, one in zip(known, said):  # the latest first, each text once
+                row[:] = [one, *(other for other in row if other.text != one.text)]
 
 
 def score(task_dict: dict, said: dict, limit: int | None, output: Path) -> dict:
