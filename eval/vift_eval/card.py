@@ -69,7 +69,8 @@ def fusion_of(results: dict, task: str) -> str:
         layers = fusion["fusion_layers"]
         whole = layers == list(range(layers[0], layers[-1] + 1))
         band = f"{layers[0]}:{layers[-1] + 1}" if whole else ",".join(map(str, layers))
-        ways.append(f"fusion alpha {fusion['alpha']:g}, beta {fusion['beta']:g}, layers {band}, {fusion['fusion_rule']}")
+        strength = f"alpha {fusion['alpha']:g}, beta {fusion['beta']:g}"
+        ways.append(f"fusion {strength}, layers {band}, {fusion['fusion_rule']}")
     if record["failed"]:
         ways.append(f"{len(record['failed'])} of {record['requests']} requests failed and are not counted")
     return "; ".join([*ways, f"lmms-eval {results['vift']['packages']['lmms-eval']}"])
@@ -133,7 +134,8 @@ def write(files: list[Path], folder: Path, repo: str) -> list[Path]:
             path.write_text(yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False), encoding="utf-8")
             written.append(path)
     readme = folder / "README.md"
-    card = ModelCard.load(readme) if readme.exists() else ModelCard(f"---\nlibrary_name: transformers\n---\n\n# {repo}\n")
+    new = f"---\nlibrary_name: transformers\n---\n\n# {repo}\n"
+    card = ModelCard.load(readme) if readme.exists() else ModelCard(new)
     known = card.data.to_dict()
     known.pop("model-index", None)
     index = [one for results in all_results for one in model_index(results)]
@@ -143,9 +145,7 @@ def write(files: list[Path], folder: Path, repo: str) -> list[Path]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = OneLineParser(
-        prog="vift-card", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = OneLineParser(prog="vift-card", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", nargs="+", type=Path, required=True, help="results files of lmms-eval")
     parser.add_argument("--model", type=Path, required=True, help="folder of the model's repository")
     parser.add_argument("--repo", required=True, help="its name on the Hub")

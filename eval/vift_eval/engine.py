@@ -155,7 +155,7 @@ class Engine:
             inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         longest = int(inputs["attention_mask"].sum(dim=1).max())
         if longest >= self.positions:
-            raise ValueError(f"a prompt has {longest} tokens; the model reads at most {self.positions - 1} and answers")
+            raise ValueError(f"a prompt has {longest} tokens; with an answer the model reads at most {self.positions}")
         return inputs
 
     @torch.inference_mode()

@@ -17,8 +17,9 @@ _CAPTION = re.compile(
     r"(?:shows?|showing|depicts?|features?|displays?|contains?|captures?|presents?|illustrates?|is of|has)\b"
 )
 _REFUSAL = re.compile(
-    r"\b(?:i(?:'m| am) sorry|(?:i|we) (?:cannot|can't|can not|am unable|'m unable|do not have|don't have)|unable to (?:see|"
-    r"view|answer|provide|assist)|as an ai|no image (?:is |was )?(?:provided|given|attached|visible))\b"
+    r"\b(?:i(?:'m| am) sorry|(?:i|we) (?:cannot|can't|can not|am unable|'m unable|do not have|don't have)|"
+    r"unable to (?:see|view|answer|provide|assist)|as an ai|"
+    r"no image (?:is |was )?(?:provided|given|attached|visible))\b"
 )
 SIGNS = ("caption", "repeats", "refusal", "empty")
 PERIOD = 8  # words; the longest phrase whose repetition counts

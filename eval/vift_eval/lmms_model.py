@@ -246,7 +246,7 @@ class VIFT(lmms):
         return [result(one) for one in self._run(requests, kwargs, answer, "Answering")]
 
     def generate_until_multi_round(self, requests) -> list[list[str]]:
-        """Rounds until the task ends them; each round is asked anew, with what the task makes of the answers so far."""
+        """Rounds until the task ends them; each is asked anew, with what the task makes of the answers so far."""
         rounds: list[list[str]] = [[] for _ in requests]
         states = {
             i: (self._chat(request), None)
@@ -278,7 +278,7 @@ class VIFT(lmms):
         raise RequestError(f"{len(states)} multi-round requests did not end within {MAX_ROUNDS} rounds")
 
     def loglikelihood(self, requests) -> list[GenerationResult]:
-        """(negative log-likelihood in nats, greedy?) a request, wrapped: lmms-eval 0.7.3 makes strings of bare tuples."""
+        """(negative log-likelihood in nats, greedy?) each, wrapped: lmms-eval 0.7.3 makes strings of bare tuples."""
 
         def answer(settings, batch):
             prompts, continuations = [], []

@@ -49,7 +49,9 @@ def bands(part: pd.DataFrame) -> list[str]:
 
 
 def draw_curve(part: pd.DataFrame, x: str, title: str, path: Path) -> None:
-    figure, (above, below) = plt.subplots(2, 1, figsize=(7, 6.4), sharex=True, height_ratios=(3, 2), layout="constrained")
+    figure, (above, below) = plt.subplots(
+        2, 1, figsize=(7, 6.4), sharex=True, height_ratios=(3, 2), layout="constrained"
+    )
     for color, band in zip(COLORS * 9, bands(part)):
         line = part[part["layers"] == band].sort_values(x)
         error = 1.96 * line["stderr"].fillna(0)

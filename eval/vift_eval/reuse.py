@@ -80,8 +80,9 @@ class Shared:
 
     def images(self) -> dict:
         """The keyword that hands the features on."""
-        features = [one for row in self.features for one in row]
-        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)}} if features else {}
+        if not (features := [one for row in self.features for one in row]):
+            return {}
+        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)}}
 
 
 @torch.inference_mode()
@@ -130,7 +131,7 @@ def draft_tokens(engine: Engine, said: Answer) -> list[int]:
 
 
 def check(engine: Engine, shared: Shared, request: Request, settings, offered: dict[int, list[int]]):
-    """(row, `Answer`) where greedy decoding is known by the draft, else (row, its tokens up to the first other one)."""
+    """(row, `Answer`) where the draft tells all of greedy decoding, else (row, the tokens it does tell)."""
     ids, mask = shared.inputs["input_ids"], shared.inputs["attention_mask"]
     limits = engine.limits(shared.inputs, request)
     drafts = [draft[:limit] for draft, limit in zip(offered.values(), limits)]

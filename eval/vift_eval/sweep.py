@@ -6,8 +6,8 @@
 Axes: models, alpha, beta (or dose), layers, rule, span. Pictures, prompts, picture features and text streams are
 computed once a batch and used by every setting; settings that are the same fusion (beta 0 in any band) are asked once.
 Writes to --output: `answers.jsonl` while it runs (the same command goes on where a killed one stopped), then
-`results.json`, `results.parquet`, `report.md` and plots. Scores come from lmms-eval itself, answer by answer as if each
-setting had been run alone.
+`results.json`, `results.parquet`, `report.md` and plots. Scores come from lmms-eval itself, answer by answer as if
+each setting had been run alone.
 """
 
 import argparse
@@ -115,8 +115,9 @@ def load_tasks(names: list[str], include_path: str | None) -> dict:
         raise UserError(f"--tasks: {', '.join(missing)} not found (in lmms-eval and --include_path={include_path})")
     try:
         return get_task_dict(names, manager, "chat")
-    except Exception as error:  # data that is not there raises whatever its reader raises
-        cause = getattr(getattr(error, "last_attempt", None), "exception", lambda: error)()
+    except Exception as error:  # data that is not there raises whatever its reader raises, after lmms-eval's retries
+        attempt = getattr(error, "last_attempt", None)
+        cause = error if attempt is None else attempt.exception()
         raise UserError(f"--tasks={' '.join(names)}: {first_line(cause)}") from error
 
 

@@ -1,14 +1,15 @@
 """The functions of the YAML tasks in `eval/tasks`: documents, prompts and scores.
 
-Micro-world: `questions.json` beside the YAML holds one row, {"count", "seed", "split"}; the documents are made from it,
-so that they are those of `vift-demo` and `vift_eval.micro` with the same seed (the first n of any count are the same).
+Micro-world: `questions.json` beside the YAML holds one row, {"count", "seed", "split"}; the documents are made from
+it, so that they are those of `vift-demo` and `vift_eval.micro` with the same seed (the first n of any count are the
+same).
 
 Mathematics: the prompts of arXiv 2502.11427's evaluation. MathVista: the benchmark's own query with its hint line.
 MathVerse: the benchmark's chain-of-thought query. MathVision: reasoning first, then the letter or the value.
 
-Captions that differ in composition (SugarCrepe, arXiv 2306.14610; ARO, arXiv 2210.01936): which of two or more captions
-fits the picture, asked with letters; the right one's place is spread evenly and depends on its words only. The `_ppl`
-tasks compare likelihoods instead (`--force_simple`).
+Captions that differ in composition (SugarCrepe, arXiv 2306.14610; ARO, arXiv 2210.01936): which of two or more
+captions fits the picture, asked with letters; the right one's place is spread evenly and depends on its words only.
+The `_ppl` tasks compare likelihoods instead (`--force_simple`).
 """
 
 import hashlib
@@ -46,7 +47,8 @@ def micro_text(doc) -> str:
 
 
 def micro_score(doc, results) -> dict:
-    return {"exact_match": float(exact_match(results[0], doc["answer"])), "caption_rate": float(is_caption(results[0]))}
+    right = exact_match(results[0], doc["answer"])
+    return {"exact_match": float(right), "caption_rate": float(is_caption(results[0]))}
 
 
 def micro_caption_query(doc) -> str:

@@ -1,7 +1,7 @@
 """A few rows in the format of each public benchmark, made on the spot, and tasks that read them.
 
-`write(folder)` makes `folder/<name>/test.parquet` and `folder/tasks/local_<name>.yaml`, each of which includes the shipped
-YAML and changes where the data come from, nothing else.
+`write(folder)` makes `folder/<name>/test.parquet` and `folder/tasks/local_<name>.yaml`, which includes the shipped
+YAML and changes where the data come from (LLaVA-Bench gets the preset that the group gives it).
 """
 
 from pathlib import Path
@@ -40,7 +40,8 @@ def benchmarks() -> dict:
         "mathvision": (
             OURS / "vift_reasoning/vift_mathvision.yaml",
             rows({"id": ["0", "1", "2"],
-                  "question": ["<image1>How many sides?", "Which comes next? <image1>", "<image1> and <image2> differ by?"],
+                  "question": ["<image1>How many sides?", "Which comes next? <image1>",
+                               "<image1> and <image2> differ by?"],
                   "options": [[], ["a", "b", "c", "d", "e"], []], "answer": ["4", "B", "2.5"],
                   "decoded_image": pictures}, options=List(TEXT)),
             {"test_split": "test"},
@@ -53,7 +54,8 @@ def benchmarks() -> dict:
                       "e.g., 1, 2, 3, at the end.\nQuestion: How much is it? (Unit: g)",
                       "Hint: Please answer the question and provide the correct option letter, e.g., A, B, C, D, at "
                       "the end.\nQuestion: Which is it?\nChoices:\n(A) one\n(B) two"],
-                  "answer": ["3", "two"], "choices": [[], ["one", "two"]], "question_type": ["free_form", "multi_choice"],
+                  "answer": ["3", "two"], "choices": [[], ["one", "two"]],
+                  "question_type": ["free_form", "multi_choice"],
                   "answer_type": ["integer", "text"], "decoded_image": pictures[:2]}, choices=List(TEXT)),
             {"test_split": "test"},
         ),
@@ -100,7 +102,8 @@ def write(folder: Path) -> Path:
     for name, (shipped, data, changes) in benchmarks().items():
         (folder / name).mkdir()
         data.to_parquet(folder / name / "test.parquet")
-        lines = [f"include: {shipped}", f"task: local_{name}", f"dataset_path: {folder / name}", "dataset_kwargs: null"]
+        lines = [f"include: {shipped}", f"task: local_{name}"]
+        lines += [f"dataset_path: {folder / name}", "dataset_kwargs: null"]
         lines += [f"{key}: {value}" for key, value in changes.items()]
         (tasks / f"local_{name}.yaml").write_text("\n".join(lines) + "\n")
     return tasks

@@ -32,7 +32,8 @@ def results(weights, task="pope", dataset="lmms-lab-encoder/POPE", value=0.875):
 def folder(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
-    (tmp_path / "model" / "README.md").write_text("---\nlicense: apache-2.0\ntags:\n- vift\n---\n\n# A model\n\ntext\n")
+    card = "---\nlicense: apache-2.0\ntags:\n- vift\n---\n\n# A model\n\ntext\n"
+    (tmp_path / "model" / "README.md").write_text(card)
     return tmp_path
 
 

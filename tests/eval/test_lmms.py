@@ -141,7 +141,9 @@ def test_a_judge_on_this_machine_marks_llava_bench(runs):
     results, answers = runs["one"]
     assert results["results"]["local_llava"]["gpt_eval_llava_all,none"] == 50.0  # 4 of 8
     prompts = [prompt for prompt in runs["asked"] if "[Context]" in prompt]
-    assert len(prompts) == 3 and all(any(answer in prompt for prompt in prompts) for answer in answers["local_llava"].values())
+    assert len(prompts) == 3
+    for answer in answers["local_llava"].values():
+        assert any(answer in prompt for prompt in prompts)
 
 
 def test_likelihoods_and_pairs(runs, tiny_checkpoint):

@@ -1,7 +1,7 @@
 """The prompts of MathVista, MathVerse and MathVision, with and without the picture, as golden files.
 
-`golden/<benchmark>.image.txt` is what the model reads, `golden/<benchmark>.text.txt` the text stream h(q): the same prompt
-without its image placeholder. After an intended change: VIFT_WRITE_GOLDEN=1 python -m pytest tests/eval/test_prompts.py
+`golden/<benchmark>.image.txt` is what the model reads, `golden/<benchmark>.text.txt` the text stream h(q): the same
+prompt without its image placeholder. After an intended change, run it once with VIFT_WRITE_GOLDEN=1.
 """
 
 import os
@@ -42,9 +42,7 @@ def test_prompts_are_the_golden_ones(tasks, model, name):
     for doc in task.eval_docs:
         prompt, images = model._prompt(task.doc_to_messages(doc))
         assert len(images) == prompt.count("<image>") == 1
-        blind, _ = model._prompt(
-            [{"role": "user", "content": [{"type": "text", "text": task.doc_to_text(doc)}]}]
-        )
+        blind, _ = model._prompt([{"role": "user", "content": [{"type": "text", "text": task.doc_to_text(doc)}]}])
         assert prompt.replace("<image>", "") == blind  # the text stream is the prompt asked without the picture
         seen["image"].append(prompt)
         seen["text"].append(blind)
