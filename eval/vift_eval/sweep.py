@@ -273,7 +273,8 @@ def sweep(args: argparse.Namespace, command: str) -> dict:
         leaders = sorted(set(leader))
         if bar is None:
             total = len(args.models) * len(leaders) * len(requests)
-            bar = tqdm(total=total, unit="answer", disable=None if sys.stderr.isatty() else True, smoothing=0.05)
+            every = 0.1 if sys.stderr.isatty() else 30  # seconds; in a log file, a line now and then
+            bar = tqdm(total=total, unit="answer", disable=False, mininterval=every, smoothing=0.05)
         bar.set_description(model_name(path))
         ask(lm, number, requests, settings, leaders, answers, bar)
         lm.clean()
