@@ -30,10 +30,10 @@ def write(results: dict, output: Path) -> list[Path]:
     table.to_parquet(paths[1], index=False)
     x = "dose" if "dose" in results["spec"]["settings"][0] else "beta"
     sections = []
-    varying = [axis for axis in PICTURE_AXES if table[axis].nunique() > 1]
+    varying = [axis for axis in ("model", "alpha", "rule", "span") if table[axis].nunique() > 1]
     for number, (key, part) in enumerate(table.groupby(PICTURE_AXES, sort=False), 1):
         name = dict(zip(PICTURE_AXES, key))
-        title = ", ".join(f"{axis} {name[axis]}" for axis in varying) or f"{name['task']}, {name['metric']}"
+        title = ", ".join([f"{name['task']}: {name['metric']}", *(f"{axis} {name[axis]}" for axis in varying)])
         curve, heat = output / f"curve-{number}.png", output / f"heat-{number}.png"
         draw_curve(part, x, title, curve)
         draw_heat(part, x, title, heat)
@@ -50,23 +50,25 @@ def bands(part: pd.DataFrame) -> list[str]:
 
 def draw_curve(part: pd.DataFrame, x: str, title: str, path: Path) -> None:
     figure, (above, below) = plt.subplots(
-        2, 1, figsize=(7, 6.4), sharex=True, height_ratios=(3, 2), layout="constrained"
+        2, 1, figsize=(8, 6.4), sharex=True, height_ratios=(3, 2), layout="constrained"
     )
-    for color, band in zip(COLORS * 9, bands(part)):
+    step = 0.008 * (part[x].max() - part[x].min())  # side by side, so that no bar hides another
+    for number, (color, band) in enumerate(zip(COLORS * 9, bands(part))):
         line = part[part["layers"] == band].sort_values(x)
-        error = 1.96 * line["stderr"].fillna(0)
-        above.errorbar(line[x], line["value"], error, color=color, marker="o", ms=4, capsize=2, label=f"layers {band}")
+        at, error = line[x] + step * (number - (len(bands(part)) - 1) / 2), 1.96 * line["stderr"].fillna(0)
+        above.errorbar(at, line["value"], error, color=color, marker="o", ms=4, lw=1.4, label=f"layers {band}")
         for sign in SIGNS:
             if part[f"rate_{sign}"].max() > 0:
                 below.plot(line[x], 100 * line[f"rate_{sign}"], STYLES[sign], color=color, lw=1.3)
     above.set_ylabel(part["metric"].iloc[0].replace("_", " "))
-    above.legend(fontsize=8, frameon=False)
+    beside = {"fontsize": 8, "frameon": False, "loc": "upper left", "bbox_to_anchor": (1, 1)}
+    above.legend(**beside)
     above.set_title(f"{title} (n = {part['n'].iloc[0]}, bars: 95 %)", fontsize=10, loc="left")
     shown = [sign for sign in SIGNS if part[f"rate_{sign}"].max() > 0]
     for sign in shown:
         below.plot([], [], STYLES[sign], color="0.3", label=sign)
     if shown:
-        below.legend(fontsize=8, frameon=False)
+        below.legend(**beside)
     below.set_ylabel("failing answers, %")
     below.set_ylim(bottom=0)
     below.set_xlabel("β × number of fused layers" if x == "dose" else "β")
@@ -85,8 +87,11 @@ def draw_heat(part: pd.DataFrame, x: str, title: str, path: Path) -> None:
     middle = (np.nanmin(values) + np.nanmax(values)) / 2
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            axes.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=8,
-                      color="white" if value <= middle else "black")  # fmt: skip
+            text, color = (
+                f"{value:.3f}" if abs(value) <= 1 else f"{value:.1f}",
+                "white" if value <= middle else "black",
+            )
+            axes.text(column, row, text, color=color, ha="center", va="center", fontsize=8)
     axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xlabel("dose" if x == "dose" else "β")
