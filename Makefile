@@ -50,8 +50,14 @@ $(STAMP)-torch: $(STAMP)-venv constraints.txt
 	$(PIP) install $(TORCH_ARGS) $(TORCH)
 	@touch $@
 
-$(STAMP)-microworld $(STAMP)-train $(STAMP)-dev: $(STAMP)-%: $(STAMP)-torch $(FILES)
+$(STAMP)-microworld $(STAMP)-train: $(STAMP)-%: $(STAMP)-torch $(FILES)
 	$(PIP) install -c constraints.txt -e '.[$*]'
+	@touch $@
+
+# lmms-eval brings torchvision, which fits only PyPI's build of torch and breaks transformers beside another: out again.
+$(STAMP)-dev: $(STAMP)-torch $(FILES)
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(PIP) uninstall -y torchvision
 	@touch $@
 
 $(STAMP)-ruff: $(STAMP)-venv constraints.txt

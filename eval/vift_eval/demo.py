@@ -91,8 +91,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError(f"--output={args.output} must end in .png, .pdf or .svg")
 
 
-def load_model(name: str):
-    """(model, processor) of a VIFT checkpoint.
+def load_model(name: str, revision: str | None = None, dtype: str = "float32"):
+    """(model, processor) of a VIFT checkpoint, on the CPU.
 
     The config is looked at first, so that no code of a repository is run that is no VIFT model.
     """
@@ -109,7 +109,7 @@ def load_model(name: str):
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise UserError(f"--model={name} is not a model: the folder has no config.json")
     try:
-        config, _ = PretrainedConfig.get_config_dict(name)
+        config, _ = PretrainedConfig.get_config_dict(name, revision=revision)
     except (OSError, ValueError) as error:
         where = "not a readable model" if Path(name).is_dir() else "neither a folder nor found on the Hub"
         raise UserError(f"--model={name} is {where} ({first_line(error)})") from error
@@ -117,8 +117,9 @@ def load_model(name: str):
         kind = config.get("model_type") or "unknown"
         raise UserError(f"--model={name} is not a VIFT model: its model_type is {kind!r}")
     try:
-        model = AutoModelForImageTextToText.from_pretrained(name, trust_remote_code=True, dtype="float32")
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
+        where = {"revision": revision, "trust_remote_code": True}
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **where)
+        processor = AutoProcessor.from_pretrained(name, **where)
     except Exception as error:  # a damaged file raises whatever its reader raises
         raise UserError(f"--model={name} does not load ({first_line(error)})") from error
     if model.num_parameters() < SMALL:

@@ -1,0 +1,241 @@
+"""Batched generation and scoring of prompts with pictures: what the lmms-eval model and the sweep share.
+
+A *prompt* here is (text, pictures): the rendered chat with one image placeholder a picture. `Engine.generate` answers
+a batch of them under one `Request` of generation settings, `Engine.score` gives the negative log-likelihood of a
+continuation, fused like `generate()`: the prompt is fused, the continuation is read after it. Nothing depends on how
+prompts are batched: rows are left-padded to answer, right-padded to score. `reuse` has what sweeps add.
+
+Shapes: B prompts, S tokens of the longest.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from modeling_vift.fusion_vift import FusionSettings, resolve_fusion
+
+from .images import open_image, to_rgb
+
+FUSION_KEYS = ("fusion", "alpha", "beta", "dose", "fusion_layers", "fusion_rule", "fusion_span", "fusion_norm")
+SAMPLING_KEYS = ("temperature", "top_p", "top_k")
+GENERATION_KEYS = ("num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "min_new_tokens")
+# What tasks write for other models or for the harness itself; nothing here depends on it.
+IGNORED_KEYS = ("image_aspect_ratio", "max_agentic_steps", "num_return_sequences", "n", "use_cache")
+INJECTED_UNTIL = ["\n\n"]  # lmms-eval's filling for tasks that name no end; it would cut a chain of thought
+
+
+@dataclass
+class Request:
+    """One set of generation settings, from a task's `generation_kwargs`.
+
+    Attributes:
+        max_new_tokens (`int`): most tokens of an answer.
+        generation (`dict`): keywords of `generate()`.
+        fusion (`dict`): fusion keywords of `generate()`; empty: as the model's config says.
+        until (`list[str]`): the answer ends before the first of these.
+        unknown (`list[str]`): keys that nothing here knows, and that were dropped.
+    """
+
+    max_new_tokens: int
+    generation: dict = field(default_factory=dict)
+    fusion: dict = field(default_factory=dict)
+    until: list = field(default_factory=list)
+    unknown: list = field(default_factory=list)
+
+    @classmethod
+    def from_kwargs(cls, kwargs: dict, max_new_tokens: int) -> "Request":
+        """
+        Args:
+            kwargs: `generation_kwargs` of a task; left as it is.
+            max_new_tokens: used when `kwargs` has none.
+
+        Raises:
+            ValueError: `until` that is no string or list of strings, `max_new_tokens` below 1.
+        """
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        until = given.pop("until", [])
+        until = [until] if isinstance(until, str) else list(until)
+        if not all(isinstance(end, str) for end in until):
+            raise ValueError(f"until={until!r} must be a string or a list of strings")
+        most = int(given.pop("max_new_tokens", given.pop("max_gen_toks", max_new_tokens)))
+        if most < 1:
+            raise ValueError(f"max_new_tokens={most} must be at least 1")
+        temperature = float(given.get("temperature", 0) or 0)
+        sampled = bool(given.pop("do_sample", temperature > 0)) and temperature > 0
+        generation = {name: given[name] for name in GENERATION_KEYS if name in given} | {"do_sample": sampled}
+        if sampled:
+            generation |= {name: given[name] for name in SAMPLING_KEYS if name in given}
+        known = {*FUSION_KEYS, *SAMPLING_KEYS, *GENERATION_KEYS, *IGNORED_KEYS}
+        return cls(
+            max_new_tokens=most,
+            generation=generation,
+            fusion={name: given[name] for name in FUSION_KEYS if name in given},
+            until=[end for end in until if end] if until != INJECTED_UNTIL else [],
+            unknown=sorted(set(given) - known - {"max_gen_toks"}),
+        )
+
+    def cut(self, text: str) -> str:
+        for end in self.until:
+            text = text.split(end, 1)[0]
+        return text.strip()
+
+
+@dataclass
+class Answer:
+    """An answer with its token counts; `truncated` when it ended at the limit, not by itself."""
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+    truncated: bool
+
+
+class Engine:
+    """
+    Args:
+        model, processor: a loaded VIFT checkpoint.
+        max_new_tokens (`int`): for requests that name none.
+    """
+
+    def __init__(self, model, processor, max_new_tokens: int = 1024):
+        self.model, self.processor, self.max_new_tokens = model, processor, max_new_tokens
+        self.tokenizer = processor.tokenizer
+        eos = model.generation_config.eos_token_id
+        self.ends = set(eos if isinstance(eos, list) else [self.tokenizer.eos_token_id if eos is None else eos])
+        self.positions = model.config.get_text_config().max_position_embeddings
+
+    def settings(self, request: Request) -> FusionSettings | None:
+        """The fusion in force under `request`: the config's, where it says nothing; None when off."""
+        given = dict(request.fusion)
+        return resolve_fusion(self.model.config, given.pop("fusion", None), **given)
+
+    def render(self, messages: list[dict]) -> tuple[str, list]:
+        """
+        The prompt of a chat whose parts are {"type": "text", "text"} or {"type": "image", "url" | "image"}.
+
+        A text that holds as many image placeholders as its message has pictures says where they stand; without
+        placeholders they stand where the parts are.
+
+        Returns:
+            (text, pictures as RGB).
+
+        Raises:
+            ValueError: video or audio; placeholders and pictures of a message that do not match, with both numbers.
+        """
+        token, pictures, turns = self.processor.image_token, [], []
+        for message in messages:
+            content = message["content"]
+            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            for part in parts:
+                if part["type"] not in ("text", "image"):
+                    raise ValueError(f"a prompt holds {part['type']}: VIFT reads text and images only")
+            images = [part.get("url", part.get("image")) for part in parts if part["type"] == "image"]
+            placed = sum(part["text"].count(token) for part in parts if part["type"] == "text")
+            if placed and placed != len(images):
+                raise ValueError(f"a message has {len(images)} images and {placed} placeholders {token!r} in its text")
+            pictures += images
+            if placed:
+                parts = [part for part in parts if part["type"] == "text"]
+            turns.append({"role": message["role"], "content": parts})
+        prompt = self.processor.apply_chat_template(turns, add_generation_prompt=True)
+        return prompt, [picture(image) for image in pictures]
+
+    def inputs(self, prompts: list[tuple[str, list]], side: str = "left"):
+        """Tensors of the prompts, padded on `side`, on the model's device."""
+        pictures = [image for _, images in prompts for image in images]
+        inputs = self.processor(
+            text=[text for text, _ in prompts],
+            images=pictures or None,
+            padding=True,
+            padding_side=side,
+            return_tensors="pt",
+        )
+        inputs = inputs.to(self.model.device)
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        longest = int(inputs["attention_mask"].sum(dim=1).max())
+        if longest >= self.positions:
+            raise ValueError(f"a prompt has {longest} tokens; with an answer the model reads at most {self.positions}")
+        return inputs
+
+    @torch.inference_mode()
+    def generate(self, inputs, request: Request, **extra) -> list[Answer]:
+        """One answer a row of `inputs`, greedy unless the request samples; `extra` keywords go to `generate()`."""
+        limits = self.limits(inputs, request)
+        kwargs = dict(inputs) | request.generation | request.fusion | extra
+        output = self.model.generate(**kwargs, max_new_tokens=max(limits))
+        new = output[:, inputs["input_ids"].shape[1] :].tolist()
+        used = inputs["attention_mask"].sum(dim=1).tolist()
+        return [self.answer(row, *numbers, request) for row, *numbers in zip(new, used, limits)]
+
+    def limits(self, inputs, request: Request) -> list[int]:
+        """Most tokens of each row's answer: prompt and answer fit the positions, whatever the row is batched with."""
+        used = inputs["attention_mask"].sum(dim=1).tolist()
+        return [min(request.max_new_tokens, self.positions - tokens) for tokens in used]
+
+    def answer(self, tokens: list[int], input_tokens: int, limit: int, request: Request) -> Answer:
+        """The answer in a row of new tokens, which may go on after its end."""
+        end = next((i for i, token in enumerate(tokens[:limit]) if token in self.ends), None)
+        tokens = tokens[: limit if end is None else end]
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return Answer(request.cut(text), input_tokens, len(tokens), end is None)
+
+    @torch.inference_mode()
+    def score(self, prompts: list[tuple[str, list]], continuations: list[str], request: Request):
+        """
+        Negative log-likelihood of each continuation and the end of the turn after its prompt.
+
+        Returns:
+            list of (nats, whether greedy decoding would say just that).
+        """
+        pad = self.tokenizer.pad_token_id
+        ends = [
+            self.tokenizer(text.strip(), add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
+            for text in continuations
+        ]
+        inputs = self.inputs(prompts, side="right")
+        starts = inputs["attention_mask"].sum(dim=1).tolist()
+        width = max(start + len(end) for start, end in zip(starts, ends))
+        if width > self.positions:
+            raise ValueError(f"prompt and continuation have {width} tokens; the model reads at most {self.positions}")
+        ids = inputs["input_ids"].new_full((len(prompts), width), pad)
+        mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+        for row, (start, end) in enumerate(zip(starts, ends)):
+            ids[row, :start] = inputs["input_ids"][row, :start]
+            ids[row, start : start + len(end)] = labels[row, start : start + len(end)] = ids.new_tensor(end)
+            mask[row, : start + len(end)] = 1
+        extra = {"pixel_values": inputs["pixel_values"]} if "pixel_values" in inputs else {}
+        settings = self.settings(request)
+        logits = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            labels=labels,
+            fusion=False if settings is None else describe(settings),
+            **extra,
+        ).logits
+        log_probs = logits[:, :-1].float().log_softmax(dim=-1)
+        scores = []
+        for row, (start, end) in enumerate(zip(starts, ends)):
+            read, said = log_probs[row, start - 1 : start - 1 + len(end)], ids.new_tensor(end)
+            nats = -float(read.gather(1, said[:, None]).sum())
+            scores.append((nats, bool((read.argmax(dim=-1) == said).all())))
+        return scores
+
+
+def describe(settings: FusionSettings) -> dict:
+    """Settings as keywords of `generate()`, ready for JSON."""
+    return {
+        "alpha": settings.alpha,
+        "beta": settings.beta,
+        "fusion_layers": list(settings.layers),
+        "fusion_rule": settings.rule,
+        "fusion_span": settings.span,
+        "fusion_norm": settings.norm,
+    }
+
+
+def picture(image):
+    """A picture as RGB: a PIL image, or the path of a file."""
+    if isinstance(image, str):
+        return open_image(image)[0]
+    return to_rgb(image, "the request's image")[0]
