@@ -1,0 +1,1 @@
+"""From a checkpoint to a published model: converting layouts, filling the model card, pushing to the Hub."""
