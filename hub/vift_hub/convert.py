@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
-    AutoProcessor,
     AutoTokenizer,
     GenerationConfig,
     LlavaConfig,
@@ -77,7 +77,7 @@ def to_vift(source: Path, vision_tower: str | None = None):
         source, config=VIFTConfig(**fields), dtype="auto", output_loading_info=True
     )
     _all_there(source, loading)
-    return model, AutoProcessor.from_pretrained(source, use_fast=False)
+    return model, LlavaProcessor.from_pretrained(source)
 
 
 def to_llava(source: Path):
@@ -97,7 +97,7 @@ def to_llava(source: Path):
         source, config=LlavaConfig(**fields), dtype="auto", output_loading_info=True
     )
     _all_there(source, loading)
-    return model, AutoProcessor.from_pretrained(source, use_fast=False)
+    return model, LlavaProcessor.from_pretrained(source)
 
 
 def _all_there(source, loading):
@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         model, _ = convert(args.source, args.output, args.to, args.vision_tower)
-    except (ValueError, OSError, StrictDataclassError) as error:
+    except (ValueError, OSError, SafetensorError, StrictDataclassError) as error:
         print(f"vift-convert: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
