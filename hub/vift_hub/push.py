@@ -85,6 +85,7 @@ def publish(api: HfApi, folder: Path, repo_id: str, *, repo_type="model", revisi
         )
         return commit.oid
     except BaseException as error:  # Ctrl-C, too
+        print(file=sys.stderr)  # an upload's progress bar is left in the middle of its line
         undone = ""
         if created:
             api.delete_repo(repo_id, repo_type=repo_type, missing_ok=True)

@@ -90,8 +90,9 @@ def refused(capsys, run, *args, status=2):
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         run([str(arg) for arg in args])
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vift-push: ")]
-    assert stopped.value.code == status and len(lines) == 1
+    said = capsys.readouterr().err
+    lines = [line for line in said.splitlines() if line.startswith("vift-push: ")]
+    assert stopped.value.code == status and len(lines) == 1, said
     return lines[0]
 
 
