@@ -39,6 +39,9 @@ from .fusion_vift import (
 # (model, PromptFusion or None) of the generate() that is running in this thread
 _RUNNING = ContextVar("vift_running_generate", default=(None, None))
 _ATTACHING = threading.Lock()
+# the argument that carries the KV cache: transformers 5.24 renamed it
+_KNOWN = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+CACHE = "cache" if "cache" in _KNOWN else "past_key_values"
 
 
 @contextmanager
@@ -48,6 +51,10 @@ def _running(model, plan):
         yield
     finally:
         _RUNNING.reset(token)
+
+
+def _cache_in(kwargs):
+    return kwargs.get("cache") if kwargs.get("past_key_values") is None else kwargs["past_key_values"]
 
 
 def generating() -> bool:
@@ -141,7 +148,7 @@ class FusedGeneration:
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         plan = None
         if input_ids is not None and input_ids.ndim == 2:
-            cache = kwargs.get("past_key_values")
+            cache = _cache_in(kwargs)
             past = 0 if cache is None else int(cache.get_seq_length())
             new_ids_only = past > 0 and not self._holds_cached_ids(input_ids, past, kwargs.get("attention_mask"))
             self._check_prompt(input_ids, past, new_ids_only, kwargs)
@@ -160,8 +167,9 @@ class FusedGeneration:
                         "cache_implementation='paged' cannot be fused: choose another cache, or pass fusion=False"
                     )
                 mask = self._attention_mask(input_ids, generation_config, kwargs)
-                known = inspect.signature(type(self).forward).parameters.keys() - {"input_ids", "past_key_values"}
-                image_run = {name: value for name, value in kwargs.items() if name in known - {"use_cache", "labels"}}
+                known = inspect.signature(type(self).forward).parameters.keys()
+                known -= {"input_ids", "past_key_values", "cache", "use_cache", "labels"}
+                image_run = {name: value for name, value in kwargs.items() if name in known}
                 plan = self._plan_fusion(settings, input_ids, mask, text_stream, **image_run)
         elif settings is not None and kwargs.get("inputs_embeds") is not None:
             raise ValueError("inputs_embeds without input_ids cannot be fused: pass input_ids too, or fusion=False")
@@ -178,7 +186,7 @@ class FusedGeneration:
         cached = kwargs.get("use_cache", True)
         if plan is not None and model is self and (is_first_iteration or not cached):
             tokens = model_inputs["inputs_embeds" if model_inputs.get("input_ids") is None else "input_ids"]
-            cache = kwargs.get("past_key_values")
+            cache = _cache_in(kwargs)
             offset = int(cache.get_seq_length()) if cached and cache is not None else 0
             model_inputs["fusion"] = plan.at(tokens.shape[0], tokens.shape[1], offset)
         return model_inputs
@@ -317,7 +325,7 @@ def _fused_class(native: type) -> type:
 
 
 def _new_fused(native: type):
-    """An attached model without its state, for pickle and deepcopy."""
+    """An attached model without its state: what a copy starts from."""
     cls = _fused_class(native)
     return cls.__new__(cls)
 

@@ -14,7 +14,7 @@ from transformers.utils import TransformersKwargs
 
 from .configuration_vift import VIFTConfig
 from .fusion_vift import resolve_fusion
-from .generation_vift import FusedGeneration, generating, register_fusion_hooks
+from .generation_vift import CACHE, FusedGeneration, generating, register_fusion_hooks
 
 
 class VIFTModel(LlavaModel):
@@ -76,6 +76,7 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
         image_sizes: torch.Tensor | None = None,
         mm_encoder_outputs: dict | None = None,
         fusion=None,
+        cache=None,
         **kwargs: Unpack[TransformersKwargs],
     ):
         """
@@ -91,13 +92,14 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
             ValueError: images and placeholders that do not match (with both numbers), `inputs_embeds` or a filled
                 cache together with `fusion`, or a bad fusion argument.
         """
-        if not torch.compiler.is_compiling() and not generating() and not past_key_values:
+        cache = past_key_values if cache is None else cache
+        if not torch.compiler.is_compiling() and not generating() and not cache:
             self._check_images(input_ids, pixel_values, mm_encoder_outputs)
         if isinstance(fusion, bool | str | dict):
             settings = resolve_fusion(self.config, fusion)
             fusion = None
             if settings is not None:
-                if input_ids is None or (past_key_values is not None and past_key_values.get_seq_length() > 0):
+                if input_ids is None or (cache is not None and cache.get_seq_length() > 0):
                     raise ValueError(
                         "fusion needs whole prompts as input_ids: no inputs_embeds, no filled past_key_values"
                     )
@@ -115,12 +117,13 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
                 )
         if fusion is not None:
             kwargs["fusion"] = fusion
+        if cache is not None:
+            kwargs[CACHE] = cache
         return super().forward(
             input_ids=input_ids,
             pixel_values=pixel_values,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             labels=labels,
             logits_to_keep=logits_to_keep,
