@@ -1,4 +1,4 @@
-# make demo | test | micro | lint | format | clean. Each sets up what it needs in .venv and works first,
+# make demo | test | versions | micro | lint | format | clean. Each sets up what it needs in .venv and works first,
 # on a fresh clone. Variables:
 #   PYTHON      interpreter for the environment (>= 3.11)
 #   TORCH_ARGS  extra arguments for installing torch, e.g. --index-url with PyTorch's index of CPU builds on a
@@ -9,12 +9,15 @@ VENV       ?= .venv
 TORCH      ?= torch==2.13.0
 TORCH_ARGS ?=
 ARGS       ?=
+# the ends of the range of transformers that pyproject.toml admits
+OLDEST     ?= 5.23.0
+NEWEST     ?= 5.24.0
 
 PIP   := $(VENV)/bin/python -m pip --disable-pip-version-check
 FILES := pyproject.toml constraints.txt
 STAMP := $(VENV)/.stamp
 
-.PHONY: demo test micro lint format clean
+.PHONY: demo test versions micro lint format clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)-microworld
@@ -22,6 +25,16 @@ demo: $(STAMP)-microworld
 
 test: $(STAMP)-dev
 	@$(VENV)/bin/python -m pytest $(ARGS)
+
+# The tests on the oldest and the newest transformers, each in an environment of its own (.venv-5.24.0, ...).
+versions: versions-$(OLDEST) versions-$(NEWEST)
+
+versions-%: constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv-$*
+	sed 's/^transformers==.*/transformers==$*/' constraints.txt > .venv-$*/constraints.txt
+	.venv-$*/bin/python -m pip install $(TORCH_ARGS) $(TORCH)
+	.venv-$*/bin/python -m pip install -c .venv-$*/constraints.txt -e '.[dev]'
+	.venv-$*/bin/python -m pytest $(ARGS)
 
 # Into a folder of its own; compare with: make demo ARGS="--model runs/vift-micro"
 micro: $(STAMP)-train

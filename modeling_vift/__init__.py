@@ -2,6 +2,7 @@
 
 from .configuration_vift import VIFTConfig
 from .fusion_vift import FusionSettings, PromptFusion, TextStream
+from .generation_vift import attach_fusion, detach_fusion
 from .modeling_vift import VIFTForConditionalGeneration, VIFTModel
 
 __all__ = [
@@ -11,4 +12,6 @@ __all__ = [
     "VIFTConfig",
     "VIFTForConditionalGeneration",
     "VIFTModel",
+    "attach_fusion",
+    "detach_fusion",
 ]

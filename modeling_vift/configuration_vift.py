@@ -13,7 +13,8 @@ from transformers.utils.versions import require_version
 
 from .fusion_vift import resolve_fusion
 
-require_version("transformers>=5.23", "VIFT needs transformers>=5.23,<5.24: pip install 'transformers>=5.23,<5.24'")
+TRANSFORMERS = "transformers>=5.23,<5.25"
+require_version(TRANSFORMERS, f"VIFT needs {TRANSFORMERS}: pip install '{TRANSFORMERS}'")
 
 # `AutoModel` maps to the class that has `generate()`: that is what `AutoModel.from_pretrained` users want.
 AUTO_MAP = {

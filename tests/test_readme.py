@@ -1,8 +1,7 @@
-"""The Python snippets of README and model card run as pasted, from the root of the repository.
+"""The Python snippets of the README run as pasted, from the root of the repository.
 
 A fence that says `python no-run` holds what needs a download; every other `python` fence is run in
-a process of its own. In the model card, a template, `{{ repo_id }}` stands for the published model:
-here, the bundled one.
+a process of its own. The model card's are run as published, from a Hub: `tests/hub/test_push.py`.
 """
 
 import json
@@ -19,13 +18,11 @@ FENCE = re.compile(r"^```python *(?P<info>[^\n]*)\n(?P<code>.*?)^```", re.MULTIL
 
 
 def snippets():
-    for name in ("README.md", "model_card.md"):
-        text = (ROOT / name).read_text(encoding="utf-8")
-        for match in FENCE.finditer(text):
-            if "no-run" not in match["info"]:
-                line = text[: match.start()].count("\n") + 1
-                code = match["code"].replace("{{ repo_id }}", "checkpoints/vift-micro")
-                yield pytest.param(code, id=f"{name}:{line}")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for match in FENCE.finditer(text):
+        if "no-run" not in match["info"]:
+            line = text[: match.start()].count("\n") + 1
+            yield pytest.param(match["code"], id=f"README.md:{line}")
 
 
 @pytest.mark.parametrize("code", list(snippets()))
@@ -35,9 +32,8 @@ def test_snippet_runs_as_pasted(code):
     assert ran.stdout.strip(), "the snippet shows nothing"
 
 
-def test_readme_and_model_card_hold_snippets():
-    names = {param.id.split(":")[0] for param in snippets()}
-    assert names == {"README.md", "model_card.md"}
+def test_the_readme_holds_snippets():
+    assert list(snippets())
 
 
 def test_the_readme_table_is_the_results_file():
@@ -50,7 +46,8 @@ def test_the_readme_table_is_the_results_file():
 
 def test_the_bundled_checkpoint_carries_the_current_code_and_template():
     bundled, source = ROOT / "checkpoints" / "vift-micro", ROOT / "modeling_vift"
-    for name in ("modeling_vift.py", "configuration_vift.py", "fusion_vift.py", "chat_template.jinja"):
+    code = ("modeling_vift.py", "configuration_vift.py", "fusion_vift.py", "generation_vift.py")
+    for name in (*code, "chat_template.jinja"):
         assert (bundled / name).read_text(encoding="utf-8") == (source / name).read_text(encoding="utf-8"), name
     assert sum(file.stat().st_size for file in bundled.iterdir()) < 15 * 2**20
     assert str(ROOT) not in (bundled / "config.json").read_text(encoding="utf-8")

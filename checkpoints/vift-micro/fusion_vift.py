@@ -267,11 +267,15 @@ class PromptFusion:
         return hidden_states.index_put(index, fused.to(hidden_states.dtype))
 
 
-def text_positions(input_ids, attention_mask, image_token_id: int, wrapper_ids: Sequence[int] = ()):
+def is_one_of(input_ids, token_ids: Sequence[int]) -> torch.Tensor:
+    return torch.isin(input_ids, torch.tensor(list(token_ids), device=input_ids.device))
+
+
+def text_positions(input_ids, attention_mask, image_token_ids: Sequence[int], wrapper_ids: Sequence[int] = ()):
     """(rows, columns), each (N,): the text tokens of the prompts (B, S) that hold an image."""
     attended = attention_mask.bool()
-    has_image = ((input_ids == image_token_id) & attended).any(dim=1, keepdim=True)
-    dropped = torch.isin(input_ids, torch.tensor([image_token_id, *wrapper_ids], device=input_ids.device))
+    has_image = (is_one_of(input_ids, image_token_ids) & attended).any(dim=1, keepdim=True)
+    dropped = is_one_of(input_ids, [*image_token_ids, *wrapper_ids])
     return (attended & ~dropped & has_image).nonzero(as_tuple=True)
 
 
@@ -281,14 +285,14 @@ def position_in_row(rows: torch.Tensor) -> torch.Tensor:
     return torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
 
 
-def span_columns(span: str, input_ids, attention_mask, image_token_id: int, rows, columns) -> torch.Tensor:
+def span_columns(span: str, input_ids, attention_mask, image_token_ids: Sequence[int], rows, columns) -> torch.Tensor:
     """Where each text token is written under `span`, (N,); -1 where it is not."""
     if span == "all":
         return columns
     attended = attention_mask.bool()
     if span == "after_image":
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        last_image = torch.where((input_ids == image_token_id) & attended, positions, -1).amax(dim=1)
+        last_image = torch.where(is_one_of(input_ids, image_token_ids) & attended, positions, -1).amax(dim=1)
         return torch.where(columns > last_image[rows], columns, -1)
     num_text = torch.bincount(rows, minlength=len(input_ids))
     attended_first = (~attended).int().argsort(dim=1, stable=True)

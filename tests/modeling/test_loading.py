@@ -112,6 +112,7 @@ def test_saving_and_loading_keeps_every_weight_and_setting(tmp_path):
         "modeling_vift.py",
         "configuration_vift.py",
         "fusion_vift.py",
+        "generation_vift.py",
     }
     assert type(AutoModel.from_pretrained(again, trust_remote_code=True)).__name__ == type(model).__name__
 
@@ -125,8 +126,32 @@ def test_remote_code_imports_torch_transformers_and_pil_only():
             assert forbidden not in text.replace(".eval(", ""), f"{file.name}: {forbidden}"
 
 
+@pytest.mark.parametrize("version", ["5.22.9", "5.25.0", "6.0.0"])
+def test_another_transformers_is_refused_with_the_range(version, monkeypatch):
+    """The range of pyproject.toml, of the code that strangers load, of the model card and of what is tested is one."""
+    import importlib.metadata
+    import tomllib
+
+    from modeling_vift import configuration_vift
+
+    declared = configuration_vift.TRANSFORMERS
+    root = CODE.parent
+    assert declared in tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert declared.removeprefix("transformers") in (root / "model_card.md").read_text().replace(" ", "")
+    oldest, newest = (line.split("?= ")[1] for line in (root / "Makefile").read_text().splitlines()
+                      if line.startswith(("OLDEST ", "NEWEST ")))  # fmt: skip
+    from packaging.specifiers import SpecifierSet
+
+    assert all(SpecifierSet(declared.removeprefix("transformers")).contains(v) for v in (oldest, newest))
+    found = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == "transformers" else found(name))
+    with pytest.raises(ImportError, match=f"found transformers=={version}.*\n*VIFT needs {declared}: pip install"):
+        exec(compile((CODE / "configuration_vift.py").read_text(), "configuration", "exec"),
+             {"__name__": "modeling_vift.configuration_vift", "__package__": "modeling_vift"})  # fmt: skip
+
+
 def test_remote_code_is_short():
-    assert sum(len(file.read_text().splitlines()) for file in CODE.glob("*.py")) < 900
+    assert sum(len(file.read_text().splitlines()) for file in CODE.glob("*.py")) < 1100
 
 
 def test_the_default_config_is_the_7b_model():

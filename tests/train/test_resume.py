@@ -119,7 +119,8 @@ def test_a_checkpoint_of_the_trainer_is_complete(tmp_path):
     one.train()
     checkpoint = tmp_path / "out" / "checkpoint-3"
     names = {file.name for file in checkpoint.iterdir()}
-    assert {"modeling_vift.py", "configuration_vift.py", "fusion_vift.py", "config.json", "model.safetensors"} <= names
+    code = {"modeling_vift.py", "configuration_vift.py", "fusion_vift.py", "generation_vift.py"}
+    assert code | {"config.json", "model.safetensors"} <= names
     assert {"processor_config.json", "tokenizer.json", "chat_template.jinja", "vift_training.json"} <= names
     inherited = trainer(checkpoint, tmp_path / "next", chunk_steps=None, stage=2).args
     assert (inherited.chunk_steps, inherited.modality_order) == (5, "random")

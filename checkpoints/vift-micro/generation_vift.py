@@ -1,0 +1,402 @@
+"""Ability fusion inside `generate()`, for VIFT and for any vision-language model of transformers (`attach_fusion`).
+
+How a fused `generate()` runs (h'(v,q) = alpha * h(v,q) + beta * h(q), arXiv 2502.11427):
+1. one text-only pass over the prompts without their image placeholders (`text_stream`): no image, no KV cache,
+   it stops at the last fused layer and keeps the inputs of the fused layers only;
+2. the ordinary `generate()`; `prepare_inputs_for_generation` hands a `PromptFusion` to the prefill as the keyword
+   `fusion`, which travels through the language model to each decoder layer, where a hook applies it.
+
+Nothing is kept on a module: the plan of a running `generate()` lives in a `ContextVar`, so that threads with other
+coefficients do not mix and an exception leaves nothing behind. Attention, caches and the decoder loop are
+transformers' own. Shapes: B rows, S tokens, N text tokens of all rows with an image, D hidden size.
+"""
+
+import inspect
+import threading
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import cache, partial
+
+import torch
+from torch import nn
+from transformers import GenerationMixin, PreTrainedModel
+
+from .configuration_vift import VIFTConfig
+from .fusion_vift import (
+    FusionSettings,
+    LayerRecorder,
+    PromptFusion,
+    StopForward,
+    TextStream,
+    is_one_of,
+    position_in_row,
+    resolve_fusion,
+    span_columns,
+    text_positions,
+)
+
+# (model, PromptFusion or None) of the generate() that is running in this thread
+_RUNNING = ContextVar("vift_running_generate", default=(None, None))
+_ATTACHING = threading.Lock()
+# the argument that carries the KV cache: transformers 5.24 renamed it
+_KNOWN = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+CACHE = "cache" if "cache" in _KNOWN else "past_key_values"
+
+
+@contextmanager
+def _running(model, plan):
+    token = _RUNNING.set((model, plan))
+    try:
+        yield
+    finally:
+        _RUNNING.reset(token)
+
+
+def _cache_in(kwargs):
+    return kwargs.get("cache") if kwargs.get("past_key_values") is None else kwargs["past_key_values"]
+
+
+def generating() -> bool:
+    """Whether a `generate()` is running in this thread."""
+    return _RUNNING.get()[0] is not None
+
+
+def _fuse_embeddings(module, args, kwargs):
+    """Pre-hook of the language model: its input embeddings are the input of layer 0."""
+    if kwargs.get("fusion") is None:
+        return None
+    return args, kwargs | {"inputs_embeds": kwargs["fusion"](0, kwargs["inputs_embeds"])}
+
+
+def _fuse_output(next_layer, module, args, kwargs, output):
+    """Hook of a decoder layer: its output is the input of the next one (so `hidden_states` show fused states)."""
+    fusion = kwargs.get("fusion")
+    if fusion is None:
+        return None
+    if isinstance(output, tuple):
+        return fusion(next_layer, output[0]), *output[1:]
+    return fusion(next_layer, output)
+
+
+def register_fusion_hooks(language_model: nn.Module) -> list:
+    """Makes the decoder's layers obey the keyword `fusion`; returns the hooks' handles."""
+    layers = getattr(language_model, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        name = getattr(getattr(language_model, "config", None), "model_type", type(language_model).__name__)
+        raise ValueError(f"text_config.model_type={name!r} has no list `layers` to fuse in")
+    handles = [language_model.register_forward_pre_hook(_fuse_embeddings, with_kwargs=True)]
+    for index, layer in enumerate(layers[:-1]):
+        handles.append(layer.register_forward_hook(partial(_fuse_output, index + 1), with_kwargs=True))
+    return handles
+
+
+class FusedGeneration:
+    """Before a `GenerationMixin` in a class's bases: its `generate()` fuses as `fusion_config` and the call say."""
+
+    fusion_config: VIFTConfig
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.LongTensor | None = None,
+        generation_config=None,
+        *,
+        fusion=None,
+        alpha=None,
+        beta=None,
+        dose=None,
+        fusion_layers=None,
+        fusion_rule: str | None = None,
+        fusion_span: str | None = None,
+        fusion_norm: bool | None = None,
+        text_stream: TextStream | None = None,
+        **kwargs,
+    ):
+        """
+        `GenerationMixin.generate` with ability fusion in the prefill, for the rows that hold an image.
+
+        Args:
+            fusion (`bool`, `str` or `dict`, *optional*): on, off, or the name of a preset; the config decides if None.
+            alpha, beta (`float` or `torch.Tensor` of shape (B,), *optional*): the paper's coefficients, one a row.
+            dose (`float`, *optional*): instead of beta: beta times the number of fused layers.
+            fusion_layers, fusion_rule, fusion_span, fusion_norm: see `VIFTConfig`.
+            text_stream (`TextStream`, *optional*):
+                What to fuse in place of this prompt's own text run, see `text_stream()`.
+            kwargs: everything `generate()` and the processor know.
+
+        Raises:
+            ValueError: a bad fusion argument; images and placeholders that do not match; `inputs_embeds` without
+                `input_ids`; `past_key_values` with only the new ids; a paged cache.
+        """
+        overrides = {
+            "alpha": alpha,
+            "beta": beta,
+            "dose": dose,
+            "fusion_layers": fusion_layers,
+            "fusion_rule": fusion_rule,
+            "fusion_span": fusion_span,
+            "fusion_norm": fusion_norm,
+        }
+        if isinstance(kwargs.get("custom_generate"), str):  # a repository's generate() in the place of this one
+            given = overrides | {"fusion": fusion, "text_stream": text_stream}
+            kwargs |= {name: value for name, value in given.items() if value is not None}
+            return super().generate(inputs, generation_config, **kwargs)
+        settings = resolve_fusion(self.fusion_config, fusion, **overrides)
+        if kwargs.get("pixel_values") is None:
+            kwargs.pop("pixel_values", None)
+        input_ids = inputs if inputs is not None else kwargs.get("input_ids")
+        plan = None
+        if input_ids is not None and input_ids.ndim == 2:
+            cache = _cache_in(kwargs)
+            past = 0 if cache is None else int(cache.get_seq_length())
+            new_ids_only = past > 0 and not self._holds_cached_ids(input_ids, past, kwargs.get("attention_mask"))
+            self._check_prompt(input_ids, past, new_ids_only, kwargs)
+            resumed = past > 0 and past == input_ids.shape[1] - 1  # no new prompt: the next token of an answer
+            if settings is not None and not resumed and is_one_of(input_ids, self._image_ids()).any():
+                if new_ids_only:
+                    raise ValueError(
+                        f"past_key_values holds {past} tokens and input_ids has {input_ids.shape[1]}: fusion needs "
+                        "the ids of the whole conversation, the cached ones too; or pass fusion=False"
+                    )
+                if "paged" in (
+                    kwargs.get("cache_implementation"),
+                    getattr(generation_config, "cache_implementation", None),
+                ):
+                    raise ValueError(
+                        "cache_implementation='paged' cannot be fused: choose another cache, or pass fusion=False"
+                    )
+                mask = self._attention_mask(input_ids, generation_config, kwargs)
+                known = inspect.signature(type(self).forward).parameters.keys()
+                known -= {"input_ids", "past_key_values", "cache", "use_cache", "labels"}
+                image_run = {name: value for name, value in kwargs.items() if name in known}
+                plan = self._plan_fusion(settings, input_ids, mask, text_stream, **image_run)
+        elif settings is not None and kwargs.get("inputs_embeds") is not None:
+            raise ValueError("inputs_embeds without input_ids cannot be fused: pass input_ids too, or fusion=False")
+        if text_stream is not None and plan is None:
+            raise ValueError("text_stream is given but nothing is fused: fusion is off or no row holds an image")
+        with _running(self, plan):
+            return super().generate(inputs, generation_config, **kwargs)
+
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+        model, plan = _RUNNING.get()
+        cached = kwargs.get("use_cache", True)
+        if plan is not None and model is self and (is_first_iteration or not cached):
+            tokens = model_inputs["inputs_embeds" if model_inputs.get("input_ids") is None else "input_ids"]
+            cache = _cache_in(kwargs)
+            offset = int(cache.get_seq_length()) if cached and cache is not None else 0
+            model_inputs["fusion"] = plan.at(tokens.shape[0], tokens.shape[1], offset)
+        return model_inputs
+
+    def text_stream(self, input_ids, attention_mask=None, fusion_layers=None) -> TextStream:
+        """
+        One run over the prompts without their images, at positions 0 ... T-1: h(q) at the input of each fused layer.
+
+        Args:
+            input_ids, attention_mask (`torch.LongTensor` of shape (B, S)): the prompts with image placeholders.
+            fusion_layers (*optional*): as in `generate()`; the config's when None.
+
+        Returns:
+            `TextStream`, with N text tokens from the rows that hold an image. `generate()` takes it, edited or not.
+
+        Raises:
+            ValueError: no row holds an image, or the language model does not hand keywords to its layers.
+        """
+        layers = resolve_fusion(self.fusion_config, True, fusion_layers=fusion_layers).layers
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        rows, columns = text_positions(input_ids, mask, self._image_ids(), self.fusion_config.image_wrapper_token_ids)
+        if not len(rows):
+            raise ValueError(f"input_ids hold no image token ({self.config.image_token_id}) with text around it")
+        # right-padded and causal: no token sees the padding, so that no mask is needed
+        packed_rows, packed_columns = torch.unique_consecutive(rows, return_inverse=True)[1], position_in_row(rows)
+        text_ids = input_ids.new_zeros(int(packed_rows[-1]) + 1, int(packed_columns.max()) + 1)
+        text_ids[packed_rows, packed_columns] = input_ids[rows, columns]
+        return TextStream(self._record(layers, packed_rows, packed_columns, input_ids=text_ids), rows, columns)
+
+    def _record(self, layers, rows, columns, **model_inputs) -> dict[int, torch.Tensor]:
+        """Inputs of `layers` at the given positions in an unfused run through the whole model's `forward`."""
+        # sharded and offloaded modules must finish their forward; autograd's checkpoints too
+        whole = torch.is_grad_enabled() or any(
+            hasattr(self, name) for name in ("_hf_hook", "_get_fsdp_state", "ds_config")
+        )
+        recorder = LayerRecorder(layers, rows, columns, stop_early=not whole)
+        model_inputs |= {"use_cache": False, "logits_to_keep": 1, "fusion": recorder}
+        with _running(self, None), suppress(StopForward):
+            self(**model_inputs)
+        if missing := set(layers) - set(recorder.states):
+            name = self.config.get_text_config().model_type
+            raise ValueError(
+                f"text_config.model_type={name!r} cannot be fused: its layers {sorted(missing)} never saw "
+                "the keyword `fusion` of the forward pass"
+            )
+        return recorder.states
+
+    def _plan_fusion(
+        self, settings: FusionSettings, input_ids, prompt_mask, stream=None, **image_run
+    ) -> PromptFusion | None:
+        """The fusion of the prompts (B, S) marked by `prompt_mask`; None when no row holds an image."""
+        image_ids, wrapper_ids = self._image_ids(), self.fusion_config.image_wrapper_token_ids
+        rows, columns = text_positions(input_ids, prompt_mask, image_ids, wrapper_ids)
+        if not len(rows):
+            return None
+        batch_size = len(input_ids)
+        for name in ("alpha", "beta"):
+            value = getattr(settings, name)
+            if isinstance(value, torch.Tensor):
+                if len(value) != batch_size:
+                    raise ValueError(f"{name} has {len(value)} values, the batch has {batch_size} rows")
+                settings = replace(settings, **{name: value.to(rows.device)[rows, None]})
+        if stream is None:
+            stream = self.text_stream(input_ids, prompt_mask, list(settings.layers))
+        for layer in settings.layers:
+            if layer not in stream.states or len(stream.states[layer]) != len(rows):
+                found = len(stream.states[layer]) if layer in stream.states else "no"
+                raise ValueError(
+                    f"text_stream has {found} states for layer {layer}, the prompts have {len(rows)} text tokens"
+                )
+        if settings.span == "reference" and hasattr(self.config.vision_config, "deepstack_visual_indexes"):
+            raise ValueError(
+                "fusion_span='reference' writes image positions, where this model adds features between layers "
+                "(DeepStack): use 'all' or 'after_image'"
+            )
+        target = span_columns(settings.span, input_ids, prompt_mask, image_ids, rows, columns)
+        image_states = None
+        if settings.needs_image_run:
+            mask = image_run["attention_mask"]
+            # a model with M-RoPE makes its own positions from the grid of patches
+            if image_run.get("position_ids") is None and not hasattr(self.base_model, "get_rope_index"):
+                image_run["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
+            if image_run.get("inputs_embeds") is None:
+                image_run["input_ids"] = input_ids
+            image_states = self._record(settings.layers, rows, target.clamp(min=0), **image_run)
+        source = (target >= 0).nonzero().flatten()
+        states = {layer: stream.states[layer] for layer in settings.layers}
+        return PromptFusion(settings, states, image_states, rows[source], target[source], source, batch_size)
+
+    def _image_ids(self) -> list[int]:
+        """Placeholder ids of images and, where the model has them, of videos."""
+        ids = (self.config.image_token_id, getattr(self.config, "video_token_id", None))
+        return [i for i in ids if i is not None]
+
+    def _check_prompt(self, input_ids, past: int, new_ids_only: bool, kwargs):
+        """A model's own checks of `generate()`'s arguments before anything is computed; may change `kwargs`."""
+
+    @staticmethod
+    def _holds_cached_ids(input_ids, past: int, mask) -> bool:
+        """Whether `input_ids` is the whole conversation (as `generate()` tells it from the new ids alone)."""
+        return input_ids.shape[1] > past and (mask is None or mask.shape[1] == input_ids.shape[1])
+
+    def _attention_mask(self, input_ids, generation_config, kwargs):
+        """The mask given, or the one `generate()` would infer from the padding ids."""
+        if kwargs.get("attention_mask") is None:
+            config = generation_config or self.generation_config
+            pad, eos = (kwargs.get(name, getattr(config, name)) for name in ("pad_token_id", "eos_token_id"))
+            if pad is None or pad == eos or (isinstance(eos, list) and pad in eos):
+                kwargs["attention_mask"] = torch.ones_like(input_ids)
+            else:
+                kwargs["attention_mask"] = (input_ids != pad).long()
+        return kwargs["attention_mask"]
+
+    def init_continuous_batching(self, *args, **kwargs):
+        if self.fusion_config.fusion_enabled and _RUNNING.get()[0] is not self:
+            raise ValueError(
+                "continuous batching cannot be fused: use generate(), or pass fusion=False "
+                "(config.fusion_enabled=False for a server)"
+            )
+        return super().init_continuous_batching(*args, **kwargs)
+
+    def generate_batch(self, *args, fusion=None, **kwargs):
+        """Continuous batching, which cannot be fused: only with `fusion=False`."""
+        if fusion is not False:
+            return super().generate_batch(*args, **kwargs)
+        with _running(self, None):
+            return super().generate_batch(*args, **kwargs)
+
+
+@cache
+def _fused_class(native: type) -> type:
+    """`native` with `FusedGeneration` in front, under the same name, which transformers keys its tables by."""
+    body = {"__module__": native.__module__, "__qualname__": native.__qualname__, "__doc__": native.__doc__}
+    body |= {"native_class": native, "__reduce__": lambda self: (_new_fused, (native,), self.__dict__)}
+    return type(native.__name__, (FusedGeneration, native), body)
+
+
+def _new_fused(native: type):
+    """An attached model without its state: what a copy starts from."""
+    cls = _fused_class(native)
+    return cls.__new__(cls)
+
+
+def _base(model):
+    """The transformers model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
+    """
+    Gives a vision-language model of transformers the fused `generate()` of VIFT; in place.
+
+    The weights, the config and what is saved stay as they are. Only this instance changes: its class is replaced by
+    one of the same name with `FusedGeneration` in front, and its decoder layers get hooks that do nothing unless a
+    running `generate()` is fused. `alpha=1, beta=0` and `fusion=False` are the native model, bit for bit.
+
+    Args:
+        model (`PreTrainedModel` or `peft.PeftModel`): loaded, with `generate()`, a decoder, and placeholder ids for
+            its images in the prompt (`config.image_token_id`).
+        image_wrapper_token_ids (`list[int]`, *optional*):
+            Ids that only wrap an image and leave the text run with it. Those that the config names
+            (`vision_start_token_id`, `boi_token_id`, ...) when None; others, such as SmolVLM's
+            `<fake_token_around_image>`, are known to the tokenizer alone.
+        fusion: defaults for this model, by the names of `VIFTConfig`: `fusion_beta=0.15, fusion_layers="14:28"`.
+
+    Returns:
+        `model`. Called again, only the defaults change.
+
+    Raises:
+        ValueError: the model is a VIFT already, cannot generate, has no image placeholder or no decoder layers; a bad
+            fusion value.
+    """
+    base = _base(model)
+    name = type(base).__name__
+    native = getattr(base, "native_class", type(base))
+    if issubclass(native, FusedGeneration) or hasattr(native, "text_stream"):
+        raise ValueError(f"model={name} fuses already: set model.config.fusion_*, or pass them to generate()")
+    if not isinstance(base, PreTrainedModel) or not isinstance(base, GenerationMixin):
+        raise ValueError(f"model={name} is no transformers model with generate()")
+    if getattr(base.config, "image_token_id", None) is None or base.config.is_encoder_decoder:
+        raise ValueError(f"model={name} has no decoder-only prompt with image placeholders (config.image_token_id)")
+    if image_wrapper_token_ids is None:
+        names = ("vision_start_token_id", "vision_end_token_id", "boi_token_id", "eoi_token_id")
+        ids = (getattr(base.config, name, None) for name in names)
+        image_wrapper_token_ids = [i for i in ids if i is not None]
+    if unknown := [field for field in fusion if not field.startswith("fusion_") or not hasattr(VIFTConfig, field)]:
+        raise ValueError(f"unknown fusion field {unknown[0]!r}; VIFTConfig describes the known ones")
+    depth = {"model_type": "qwen2", "num_hidden_layers": base.config.get_text_config().num_hidden_layers}
+    config = VIFTConfig(text_config=depth, image_wrapper_token_ids=image_wrapper_token_ids, **fusion)
+    with _ATTACHING:
+        if not hasattr(base, "native_class"):
+            base._fusion_hooks = register_fusion_hooks(base.get_decoder())
+            base.__class__ = _fused_class(native)
+        base.fusion_config = config
+    return model
+
+
+def detach_fusion(model):
+    """
+    Takes away what `attach_fusion` gave; the model is as it was before. Returns `model`.
+
+    Raises:
+        ValueError: nothing is attached.
+    """
+    base = _base(model)
+    with _ATTACHING:
+        if "_fusion_hooks" not in vars(base):
+            raise ValueError(f"model={type(base).__name__} has no fusion attached")
+        for handle in base._fusion_hooks:
+            handle.remove()
+        base.__class__ = base.native_class
+        del base._fusion_hooks, base.fusion_config
+    return model

@@ -1,0 +1,56 @@
+"""The model card: `model_card.md` with its `{{ … }}` filled from the model and from files of the user."""
+
+import re
+from pathlib import Path
+
+TEMPLATE = Path(__file__).resolve().parents[2] / "model_card.md"
+NOT_GIVEN = {
+    "training_data": "Not stated for this model.",
+    "evaluation": "No evaluation is published with this model.",
+    "limits": "",
+}
+
+
+def facts(model) -> str:
+    """A table of what the config says: parts, sizes and the fusion defaults."""
+    config = model.config
+    vision, text = config.vision_config, config.text_config
+    strength = f"dose {config.fusion_dose}" if config.fusion_dose is not None else f"β {config.fusion_beta}"
+    fusion = f"α {config.fusion_alpha}, {strength}, layers {config.fusion_layers}, {config.fusion_rule}, span "
+    fusion += f"{config.fusion_span}; {'on' if config.fusion_enabled else 'off'} unless the call says otherwise"
+    rows = {
+        "Parameters": f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:,.1f} M",
+        "Weights": str(model.dtype).removeprefix("torch."),
+        "Vision tower": f"{vision.model_type}, {vision.num_hidden_layers} layers, hidden state "
+        f"{config.vision_feature_layer}; images of {vision.image_size} × {vision.image_size} pixels, "
+        f"{config.image_seq_length} tokens each",
+        "Language model": f"{text.model_type}, {text.num_hidden_layers} layers of width {text.hidden_size}",
+        "Fusion": fusion,
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def section(name: str, file: Path | None) -> str:
+    """The user's Markdown for a section, without a heading of its own."""
+    if file is None:
+        return NOT_GIVEN[name]
+    if not file.is_file():
+        raise ValueError(f"{name}={file} is no file")
+    text = re.sub(r"\A\s*#+ [^\n]*\n", "", file.read_text(encoding="utf-8"))
+    return re.sub(r"^(#+ )", r"##\1", text, flags=re.MULTILINE).strip()
+
+
+def fill(values: dict[str, str]) -> str:
+    """
+    The card with `values` in the place of their names.
+
+    Raises:
+        ValueError: the template asks for a value that is not given.
+    """
+    template = TEMPLATE.read_text(encoding="utf-8")
+    template = re.sub(r"<!-- The template.*?-->\n\n", "", template, flags=re.DOTALL)
+    missing = sorted(set(re.findall(r"\{\{ *(\w+) *\}\}", template)) - set(values))
+    if missing:
+        raise ValueError(f"{TEMPLATE.name} asks for {', '.join(missing)}, which nothing gives")
+    card = re.sub(r"\{\{ *(\w+) *\}\}", lambda match: values[match[1]], template)
+    return re.sub(r"\n{3,}", "\n\n", card)

@@ -1,0 +1,96 @@
+"""The folder that is published: weights, config, code, processor, card; and the proof that it loads back."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import yaml
+from huggingface_hub import parse_eval_result_entries
+from safetensors.torch import load_file
+from transformers import LlavaProcessor
+
+import modeling_vift
+from modeling_vift import VIFTForConditionalGeneration
+
+from . import card, roundtrip
+
+CODE = Path(modeling_vift.__file__).parent
+# `load_custom_generate` follows relative imports inside this folder only, so it holds copies
+CUSTOM_GENERATE = ("generate.py", "generation_vift.py", "fusion_vift.py", "configuration_vift.py")
+
+
+def load(source: Path):
+    """
+    (model, processor) of a VIFT folder.
+
+    Raises:
+        ValueError: not a VIFT, or weights missing, left over or of another shape; no chat template.
+    """
+    from .convert import _all_there, read_config
+
+    if (kind := read_config(source).get("model_type")) != "vift":
+        raise ValueError(f"source={source} is a {kind!r}, not a VIFT: vift-convert makes one")
+    try:
+        model, loading = VIFTForConditionalGeneration.from_pretrained(source, dtype="auto", output_loading_info=True)
+        processor = LlavaProcessor.from_pretrained(source)
+    except Exception as error:  # whatever a file that is broken makes its reader raise
+        raise ValueError(f"source={source} does not load: {error}") from error
+    _all_there(source, loading)
+    if not getattr(processor, "chat_template", None):
+        raise ValueError(f"source={source} has no chat template in its processor")
+    return model, processor
+
+
+def write(folder: Path, model, processor, values: dict[str, str], eval_results: Path | None, max_shard_size: str):
+    """
+    Everything that is published, into `folder`.
+
+    Raises:
+        ValueError: the chat template is not the only one, or `eval_results` is not in the Hub's format.
+    """
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    processor.save_pretrained(folder)
+    (folder / "custom_generate").mkdir()
+    for name in CUSTOM_GENERATE:
+        shutil.copyfile(CODE / name, folder / "custom_generate" / name)
+    (folder / "README.md").write_text(card.fill(values), encoding="utf-8")
+    if eval_results is not None:
+        try:
+            entries = yaml.safe_load(eval_results.read_text(encoding="utf-8"))
+            parse_eval_result_entries(entries)
+        except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"eval_results={eval_results} is not in the Hub's format: {error}") from error
+        (folder / ".eval_results").mkdir()
+        shutil.copyfile(eval_results, folder / ".eval_results" / eval_results.name)
+    templates = [str(f.relative_to(folder)) for f in folder.rglob("*") if f.suffix == ".jinja"]
+    if templates != ["chat_template.jinja"]:
+        raise ValueError(f"one chat template is published, but the processor saves {', '.join(templates) or 'none'}")
+
+
+def check(folder: Path, model, processor) -> None:
+    """
+    Loads `folder` in a fresh offline process without this package and compares its answers with the model's own.
+
+    Raises:
+        ValueError: it does not load, or answers otherwise.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "answers.safetensors"
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": scratch, "HF_MODULES_CACHE": str(Path(scratch) / "modules")}
+        environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # the order of sums depends on it
+        script = Path(roundtrip.__file__)
+        command = [sys.executable, str(script), str(folder), str(out)]
+        ran = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True)
+        if ran.returncode:
+            last = ran.stderr.strip().splitlines()[-1]
+            raise ValueError(f"the folder does not load back, so nothing is published: {last}")
+        theirs = load_file(out)
+    ours = roundtrip.answers(model, processor)
+    for name, tensor in ours.items():
+        if theirs[name].shape != tensor.shape or not torch.equal(theirs[name], tensor):
+            raise ValueError(f"the folder loads back but gives other {name}, so nothing is published")

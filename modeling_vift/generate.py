@@ -1,0 +1,31 @@
+"""`custom_generate/generate.py` of a published repository: its fusion for a model that is loaded already.
+
+    any_vlm.generate(**inputs, custom_generate="org/vift-7b", trust_remote_code=True, beta=0.1)
+
+The first call attaches fusion to the model, switched off: `any_vlm.generate(**inputs)` stays native, bit for bit, and
+a call that names this repository is fused. transformers also puts this function in the place of `generate()` when it
+loads a VIFT from a repository that has this file; there, it only hands the call on.
+"""
+
+from .generation_vift import attach_fusion
+
+# what `load_custom_generate` reads and leaves among the arguments
+LOADING = ("revision", "token", "cache_dir", "force_download", "local_files_only", "proxies", "subfolder")
+
+
+def generate(*args, model, **kwargs):
+    """
+    Args:
+        model (`PreTrainedModel`): any vision-language model that `attach_fusion` takes, or a VIFT.
+        args, kwargs: those of `FusedGeneration.generate`; fused when `fusion` is not given.
+
+    Raises:
+        ValueError: as `attach_fusion` and `FusedGeneration.generate` do.
+    """
+    kwargs = {name: value for name, value in kwargs.items() if name not in LOADING}
+    if model.config.model_type != "vift":
+        if not hasattr(model, "fusion_config"):
+            attach_fusion(model, fusion_enabled=False)
+        if kwargs.get("fusion") is None:
+            kwargs["fusion"] = True
+    return type(model).generate(model, *args, **kwargs)
