@@ -20,6 +20,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from vift_microworld import exact_match, is_caption, language, visual_questions
 from vift_microworld.data import user_turn
 
+from .intervals import difference, interval
+
 MODES = {
     "unfused": "the picture and the question, plain generate()",
     "fused": "the same, fused as the checkpoint's config says",
@@ -70,9 +72,9 @@ def _random_like(stream, seed: int):
 def _generate(model, processor, prompts, images=None, max_new_tokens=12, batch_size=128, **kwargs):
     """Greedy answers in the order of `prompts`; batches hold prompts of like length.
 
-    `kwargs["text_stream"]`, if given, is a function of the batch's indices and inputs.
+    `kwargs["per_batch"]`, if given, is a function of a batch's indices and inputs that returns more keywords.
     """
-    make_stream = kwargs.pop("text_stream", None)
+    per_batch = kwargs.pop("per_batch", None)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].split()))
     answers = [""] * len(prompts)
     for start in range(0, len(order), batch_size):
@@ -86,8 +88,8 @@ def _generate(model, processor, prompts, images=None, max_new_tokens=12, batch_s
         )
         inputs = inputs.to(model.device)
         extra = dict(kwargs)
-        if make_stream is not None:
-            extra["text_stream"] = make_stream(batch, inputs)
+        if per_batch is not None:
+            extra |= per_batch(batch, inputs)
         output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, **extra)
         texts = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for i, text in zip(batch, texts):
@@ -140,9 +142,13 @@ def evaluate(model, processor, questions, mode: str = "fused", **kwargs) -> list
         images = images[shift:] + images[:shift]
     layers = kwargs.get("fusion_layers")
     if mode == "random_vectors":
-        kwargs["text_stream"] = lambda batch, inputs: _random_like(
-            model.text_stream(inputs["input_ids"], inputs["attention_mask"], layers), batch[0]
-        )
+
+
+        def random_stream(batch, inputs):
+            own = model.text_stream(inputs["input_ids"], inputs["attention_mask"], layers)
+            return {"text_stream": _random_like(own, batch[0])}
+
+        kwargs["per_batch"] = random_stream
     if mode == "other_question":
         lengths = [len(ids) for ids in processor.tokenizer(prompts)["input_ids"]]
         partners = _partners(rows, lengths)
@@ -155,9 +161,9 @@ def evaluate(model, processor, questions, mode: str = "fused", **kwargs) -> list
                 padding_side="left",
                 return_tensors="pt",
             )
-            return model.text_stream(other["input_ids"], other["attention_mask"], layers)
+            return {"text_stream": model.text_stream(other["input_ids"], other["attention_mask"], layers)}
 
-        kwargs["text_stream"] = other_stream
+        kwargs["per_batch"] = other_stream
     return _generate(model, processor, prompts, images, **kwargs)
 
 
@@ -170,16 +176,6 @@ def _forced(model, processor, prompts, images, first: list[str], **kwargs) -> li
     texts = [prompt + word for prompt, word in zip(prompts, first)]
     rest = _generate(model, processor, texts, images, fusion=False, **kwargs)
     return [f"{word} {text}".strip() for word, text in zip(first, rest)]
-
-
-def interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> list[float]:
-    """95 % bootstrap interval of the mean over the last axis (questions); earlier axes are averaged."""
-    values = np.asarray(values, dtype=float)
-    per_question = values.reshape(-1, values.shape[-1]).mean(axis=0)
-    generator = np.random.Generator(np.random.PCG64(seed))
-    picks = generator.integers(len(per_question), size=(resamples, len(per_question)))
-    low, high = np.percentile(per_question[picks].mean(axis=1), [2.5, 97.5])
-    return [round(float(low), 4), round(float(high), 4)]
 
 
 def correct(predictions: list[str], questions) -> np.ndarray:
@@ -198,12 +194,6 @@ def summarize(predictions: list[str], questions) -> dict:
             family: round(float(hits[families == family].mean()), 4) for family in dict.fromkeys(families.tolist())
         },
     }
-
-
-def difference(first: np.ndarray, second: np.ndarray) -> dict:
-    """Paired difference of two arrays of hits, (questions,) or (seeds, questions)."""
-    delta = np.asarray(first) - np.asarray(second)
-    return {"difference": round(float(delta.mean()), 4), "ci95": interval(delta)}
 
 
 def load(path: str):

@@ -7,6 +7,7 @@ import datasets
 import pytest
 
 from vift_microworld import (
+    FAMILIES,
     QUESTION_FEATURES,
     TRAINING_FEATURES,
     build_tokenizer,
@@ -59,6 +60,17 @@ def test_questions_for_evaluation_hold_no_answer_turn():
 def test_the_baselines_training_set_holds_the_answer():
     for row in visual_instructions(30):
         assert row["messages"][-1]["content"][0]["text"] == row["answer"]
+
+
+def test_visual_instructions_keep_to_the_families_named():
+    seen = ("color_at", "sum", "digit_of_color")
+    assert set(visual_instructions(90, families=seen)["family"]) == set(seen)
+    assert visual_instructions(30)["question"] == visual_instructions(30, families=tuple(FAMILIES))["question"]
+    for families in ((), ("colour_at",)):
+        with pytest.raises(ValueError, match="families must be one or more of color_at"):
+            visual_instructions(10, families=families)
+    with pytest.raises(ValueError, match="digit_of_color.*name one more"):
+        visual_instructions(200, families=("digit_of_color",))
 
 
 def test_caption_training_never_holds_a_visual_question():

@@ -35,6 +35,9 @@ class RunArguments:
     streaming: bool = field(default=False, metadata={"help": "read rows as they are needed; needs --max_steps"})
     on_bad_row: str = field(default="skip", metadata={"help": "skip (counted and named) or raise"})
     num_proc: int | None = field(default=None, metadata={"help": "processes that convert rows"})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa, ...; eager is the fastest for tiny models on a CPU"}
+    )
 
 
 def load_mixture(run: RunArguments, args: VIFTTrainingConfig):
@@ -61,7 +64,9 @@ def main(argv: list[str] | None = None) -> None:
     run, args = parser.parse_args_and_config(argv)
     try:
         rows = load_mixture(run, args)
-        model = AutoModelForImageTextToText.from_pretrained(run.model, trust_remote_code=True)
+        model = AutoModelForImageTextToText.from_pretrained(
+            run.model, trust_remote_code=True, attn_implementation=run.attn_implementation
+        )
         if model.config.model_type != "vift":
             raise ValueError(
                 f"model={run.model} is a {model.config.model_type}, not a VIFT model; vift-init makes one"

@@ -42,7 +42,9 @@ def run_phase0(part: str, settings: dict, seed: int, output: str) -> None:
     else:
         tokenizer = build_processor(CHAT_TEMPLATE).tokenizer
         model = phase0.train_language_model(settings, seed, tokenizer)
-    model.save_pretrained(Path(output) / part)
+    part_dir = Path(output) / f"{part}.part"  # a half that is there is whole, whenever the run was stopped
+    model.save_pretrained(part_dir)
+    part_dir.rename(Path(output) / part)
 
 
 def _portable(config) -> dict:
@@ -121,8 +123,17 @@ def save_checkpoint(model, processor, output: Path) -> None:
     processor.save_pretrained(output)
 
 
-def train(seed: int, output: Path, phase0_dir: Path | None = None) -> None:
-    """Everything; `phase0_dir` reuses (or keeps) the two halves of phase 0 there."""
+def keep(model, processor, folder: Path) -> None:
+    """A checkpoint in the precision it has, for other runs to start from; whole or not there."""
+    part = folder.with_name(folder.name + ".part")
+    model.save_pretrained(part)
+    processor.save_pretrained(part)
+    part.rename(folder)
+
+
+def train(seed: int, output: Path, phase0_dir: Path | None = None, stages_dir: Path | None = None) -> None:
+    """Everything; `phase0_dir` reuses (or keeps) the two halves of phase 0 there, `stages_dir` keeps `start` (before
+    stage 1) and `stage1` there, in fp32."""
     start = time.monotonic()
     processor = build_processor(CHAT_TEMPLATE)
     halves = Path(phase0_dir or tempfile.mkdtemp())
@@ -147,9 +158,14 @@ def train(seed: int, output: Path, phase0_dir: Path | None = None) -> None:
         processor,
         seed,
     )
+    if stages_dir is not None and not (stages_dir / "start").exists():
+        keep(model, processor, stages_dir / "start")
+
     recipe = load_recipe("stage1")
     captions = data.web_captions(recipe.pop("rows"), seed=seed)
     run_stage("stage 1", model, processor, captions, recipe, seed)
+    if stages_dir is not None and not (stages_dir / "stage1").exists():
+        keep(model, processor, stages_dir / "stage1")
 
     recipe = load_recipe("stage2")
     mixture = concatenate_datasets(
@@ -170,9 +186,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="folder of the new checkpoint")
     parser.add_argument("--phase0", type=Path, help="keep or reuse the halves of phase 0 in this folder")
+    parser.add_argument("--stages", type=Path, help="keep the checkpoints before and after stage 1 in this folder")
     args = parser.parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    train(args.seed, args.output, args.phase0)
+    train(args.seed, args.output, args.phase0, args.stages)
 
 
 if __name__ == "__main__":
