@@ -14,8 +14,10 @@ Shapes: B prompts, S prompt tokens, A answer tokens.
 
 import torch
 
+from .fusion_vift import resolve_fusion
+
 DOSES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # beta x number of fused layers; the paper's are 1.4 and 2.1
-ALPHAS = (0.8, 0.9, 1.1)  # besides 1.0
+ALPHAS = (0.9, 1.1)  # besides 1.0
 
 
 def default_bands(num_layers: int) -> list[str]:
@@ -65,10 +67,17 @@ def calibrate(
     if not questions or len(images) != len(questions):
         raise ValueError(f"calibrate needs one image a question: {len(images)} images, {len(questions)} questions")
     bands = default_bands(model.config.get_text_config().num_hidden_layers) if bands is None else list(bands)
-    if not bands or not doses:
-        raise ValueError(f"bands={bands} and doses={list(doses)} must each hold a candidate")
+    candidates = []
+    for band in bands:
+        count = len(resolve_fusion(model.config, True, fusion_layers=band, beta=0.0).layers)
+        candidates += [(band, dose) for dose in doses if abs(dose) <= 2 * count]  # beta is at most 2
+    if not candidates:
+        raise ValueError(f"bands={bands} and doses={list(doses)} hold no candidate with beta = dose / layers up to 2")
+    template = read_back
     if not callable(read_back):
-        read_back = partial_format(read_back)
+
+        def read_back(caption, question):
+            return template.format(caption=caption, question=question)
 
     batches, answers = [], []
     for start in range(0, len(questions), batch_size):
@@ -88,11 +97,8 @@ def calibrate(
         return float(scores.mean())
 
     unfused = score()
-    table = [
-        {"fusion_layers": band, "dose": dose, "alpha": 1.0, "score": score(fusion_layers=band, dose=dose, alpha=1.0)}
-        for band in bands
-        for dose in doses
-    ]
+    settings = [{"fusion_layers": band, "dose": dose, "alpha": 1.0} for band, dose in candidates]
+    table = [setting | {"score": score(**setting)} for setting in settings]
     best = max(table, key=lambda row: row["score"])
     for alpha in alphas:
         setting = {"fusion_layers": best["fusion_layers"], "dose": best["dose"], "alpha": alpha}
@@ -107,10 +113,6 @@ def calibrate(
         model.config.fusion_beta = None  # the dose says it
         model.config.fusion_enabled = best["dose"] != 0.0
     return chosen | {"score": best["score"], "unfused_score": unfused, "answers": answers, "table": table}
-
-
-def partial_format(template: str):
-    return lambda caption, question: template.format(caption=caption, question=question)
 
 
 def _encode(model, processor, texts: list[str], images=None):

@@ -23,6 +23,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
+from .calibration_vift import calibrate
 from .configuration_vift import VIFTConfig
 from .fusion_vift import (
     FusionSettings,
@@ -309,6 +310,10 @@ class VIFTForConditionalGeneration(LlavaForConditionalGeneration, GenerationMixi
         text_ids = input_ids.new_zeros(int(packed_rows[-1]) + 1, int(packed_columns.max()) + 1)
         text_ids[packed_rows, packed_columns] = input_ids[rows, columns]
         return TextStream(self._record(layers, packed_rows, packed_columns, input_ids=text_ids), rows, columns)
+
+    def calibrate(self, processor, images, questions, **options) -> dict:
+        """Choose alpha, dose and band from unlabelled prompts and keep them in the config: `calibration_vift`."""
+        return calibrate(self, processor, images, questions, **options)
 
     def _record(self, layers, rows, columns, **model_inputs) -> dict[int, torch.Tensor]:
         """Inputs of `layers` at the given positions in an unfused run through the whole model's `forward`."""

@@ -125,8 +125,7 @@ def evaluate(model, processor, questions, mode: str = "fused", **kwargs) -> list
         query = [language.DETAILED_QUERIES[0]] * len(rows)
         plain = _plain(kwargs) | {"max_new_tokens": 48}
         captions = _generate(model, processor, _prompts(processor, rows, query, True), images, fusion=False, **plain)
-        scenes = [caption.split(":", 1)[-1].strip() for caption in captions]
-        texts = [f"{scene} {question}" for scene, question in zip(scenes, asked)]
+        texts = [f"{scene_from_caption(caption)} {question}" for caption, question in zip(captions, asked)]
         return _generate(model, processor, _prompts(processor, rows, texts, False), **_plain(kwargs))
     if mode == "forced_first_token":
         first = evaluate(model, processor, questions, "blind", max_new_tokens=1)
@@ -142,7 +141,6 @@ def evaluate(model, processor, questions, mode: str = "fused", **kwargs) -> list
         images = images[shift:] + images[:shift]
     layers = kwargs.get("fusion_layers")
     if mode == "random_vectors":
-
 
         def random_stream(batch, inputs):
             own = model.text_stream(inputs["input_ids"], inputs["attention_mask"], layers)
@@ -165,6 +163,11 @@ def evaluate(model, processor, questions, mode: str = "fused", **kwargs) -> list
 
         kwargs["per_batch"] = other_stream
     return _generate(model, processor, prompts, images, **kwargs)
+
+
+def scene_from_caption(caption: str) -> str:
+    """A caption of one's own as the scene in words: without "the picture shows 3 digits :"."""
+    return caption.split(":", 1)[-1].strip()
 
 
 def _plain(kwargs: dict) -> dict:
