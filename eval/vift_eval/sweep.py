@@ -3,7 +3,7 @@
     python -m vift_eval.sweep --models DIR [DIR ...] --layers 0:2 0:4 0:8 4:8 --dose 1 2 4 --json sweep.json
 
 Every model is one training seed; a setting is judged by its share of the distance from `unfused` to `caption_first`
-(`gap_closed`), the mean and the smallest over the models. Only the validation split can be asked: what is chosen here is
+(`gap_closed`). Only the validation split can be asked: what is chosen here is
 measured on the test split by `vift_eval.micro`.
 """
 

@@ -21,7 +21,8 @@ from .scenes import CELL, COLORS, IMAGE_SIZE, PLACES
 IMAGE_TOKEN = "<image>"
 EOS_TOKEN = "<|im_end|>"
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", EOS_TOKEN, IMAGE_TOKEN, "<unk>")
-_PATTERN = rf"(?:(?:{'|'.join(PLACES)}) )?(?:{'|'.join(COLORS)}) [0-9](?![0-9])|(?:{'|'.join(PLACES)})|[0-9]+|[a-z_]+|[^\sa-z_0-9]|\n"
+_PLACE, _COLOR = "|".join(PLACES), "|".join(COLORS)
+_PATTERN = rf"(?:(?:{_PLACE}) )?(?:{_COLOR}) [0-9](?![0-9])|(?:{_PLACE})|[0-9]+|[a-z_]+|[^\sa-z_0-9]|\n"
 # words that the sentence templates hold, plus a few a visitor may use
 _WORDS = """
 user assistant system picture image photo digit digits number show shows describe detail briefly write

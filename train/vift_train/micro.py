@@ -179,7 +179,9 @@ def train(
     start = time.monotonic()
     processor = build_processor(CHAT_TEMPLATE)
     if stage1_dir is not None and (stage1_dir / "config.json").exists():
-        model = VIFTForConditionalGeneration.from_pretrained(stage1_dir, dtype=torch.float32, attn_implementation="eager")
+        model = VIFTForConditionalGeneration.from_pretrained(
+            stage1_dir, dtype=torch.float32, attn_implementation="eager"
+        )
         for name, value in recipe["fusion"].items():
             setattr(model.config, name, value)
     else:

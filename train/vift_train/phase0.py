@@ -148,7 +148,7 @@ def train_tower(settings: dict, seed: int) -> SiglipVisionModel:
 
 @torch.no_grad()
 def start_from_words(weight: torch.Tensor, vocabulary: dict[str, int]) -> None:
-    """Set the embedding of each token of several words ("red 7") to the sum of its words', over the root of their number.
+    """Start each token of several words ("red 7") at the sum of its words' embeddings over the root of their number.
 
     In place, weight (V, D). What "red 7" shares with "red 3" and "blue 7" is there from the first step, which decides
     whether look-ups are learnt at all. A word that is no token by itself ("top") gets a vector for this purpose.
