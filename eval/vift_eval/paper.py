@@ -27,7 +27,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "train" / "recipes" / "micro"
 # keys of stage2.yaml that say which rows the micro recipe makes, the rest are fields of VIFTTrainingConfig
-ROW_KEYS = ("caption_rows", "no_query_share", "text_rows", "text_turns")
+ROW_KEYS = ("caption_rows", "no_query_share", "queries", "text_rows", "text_turns")
 # Stage-2 runs besides the recipe's own: name -> (data, divisor: 4 = a quarter of the rows). All start from the
 # recipe's stage 1, but `one_stage`, which starts before it and gets stage 1's captions too.
 ARMS = {
@@ -41,7 +41,9 @@ ARMS = {
 # CPU seconds of a step on the machine that the README names: for the time left only
 SECONDS = {
     "data": 20,
-    "vift": 1200,
+    "start": 950,
+    "stage1": 140,
+    "vift": 150,
     "validation": 150,
     "choose": 1,
     "test": 150,
@@ -74,9 +76,10 @@ def arm_command(seed: int, arm: str) -> tuple[str, ...]:
     # stage 1's captions are not divided: the arms at a quarter of stage 2's data had all of stage 1's
     files = {name: f"{data}/{name}-{1 if name == 'web' else divisor}.parquet" for name in names}
     pictures = [file for name, file in files.items() if name != "text"]
-    start = f"seed{seed}/stages/{'start' if arm.startswith('one_stage') else 'stage1'}"
+    start = f"seed{seed}/{'start' if arm.startswith('one_stage') else 'stage1'}"
+    recipe = "vit-baseline" if arm.startswith("vit") else "stage2"
     return (
-        console("vift-train"), "--config", f"{data}/stage2.yaml", "--model", start, "--seed", str(seed),
+        console("vift-train"), "--config", f"{data}/{recipe}.yaml", "--model", start, "--seed", str(seed),
         "--captions", *pictures, *(("--instructions", files["text"]) if "text" in files else ()),
         *(("--modality_order", "mixed") if arm.startswith("mixed") else ()),
         "--attn_implementation", "eager", "--output_dir", "{out}",
@@ -96,9 +99,14 @@ def plan(seeds=(0, 1, 2)) -> list[Step]:
     steps, arms = [], []
     for seed in seeds:
         at = f"seed{seed}"
-        folders = ("--phase0", f"{at}/phase0", "--stages", f"{at}/stages")
-        command = (console("vift-micro"), "--seed", str(seed), *folders, "--output", "{out}")
-        steps.append(Step(f"{at}/vift", f"{at}/vift", command, seconds=SECONDS["vift"]))
+        micro = (console("vift-micro"), "--seed", str(seed), "--phase0", f"{at}/phase0")
+        kept = ("--stage1", f"{at}/stage1", "--output", "{out}")
+        for name, options, needs in (
+            ("start", ("--start", "{out}"), ()),
+            ("stage1", ("--stage1", "{out}"), (f"{at}/start",)),
+            ("vift", kept, (f"{at}/stage1",)),
+        ):
+            steps.append(Step(f"{at}/{name}", f"{at}/{name}", (*micro, *options), needs, SECONDS[name]))
     for seed in seeds:
         command = (*measure, "data", "--seeds", str(seed), "--json", "{out}")
         data = Step(f"seed{seed}/data", f"seed{seed}/data", command, seconds=SECONDS["data"])
@@ -108,7 +116,7 @@ def plan(seeds=(0, 1, 2)) -> list[Step]:
         steps += [measured(kind, (f"seed{seed}/vift", "choose"), seed) for seed in seeds]
     for arm, (names, divisor) in ARMS.items():
         for seed in seeds:
-            needs = (f"seed{seed}/vift", f"seed{seed}/data")
+            needs = (f"seed{seed}/stage1", f"seed{seed}/data")
             seconds = 25 + 160 / divisor + 180 * ("web" in names)
             arms.append(Step(f"seed{seed}/arm-{arm}", f"seed{seed}/{arm}", arm_command(seed, arm), needs, seconds))
     steps += arms
@@ -180,6 +188,8 @@ class Runner:
     def _launch(self, step: Step) -> None:
         out = self.work / f"{step.output}.part{os.getpid()}"
         out.parent.mkdir(parents=True, exist_ok=True)
+        for stale in out.parent.glob(f"{Path(step.output).name}.part*"):  # of a run that was killed
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         command = [part.replace("{out}", str(out.resolve())) for part in step.command]
         with self.log(step).open("w") as log:
             log.write(shlex.join(command) + "\n")
@@ -229,9 +239,9 @@ def write_json(path: Path, value) -> None:
     part.replace(path)
 
 
-def training_settings() -> dict:
-    """Stage 2's fields of VIFTTrainingConfig, as `vift-train` takes them on a CPU."""
-    recipe = yaml.safe_load((RECIPES / "stage2.yaml").read_text(encoding="utf-8"))
+def training_settings(name: str) -> dict:
+    """A recipe's fields of VIFTTrainingConfig, as `vift-train` takes them on a CPU."""
+    recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
     fields = {name: value for name, value in recipe.items() if name not in ROW_KEYS}
     import torch
 

@@ -55,9 +55,6 @@ def load_steps(work: Path, seeds: list[int]) -> dict:
             found[kind] = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     if (work / "choose.json").exists():
         found["choose"] = json.loads((work / "choose.json").read_text(encoding="utf-8"))
-    times = [work / f"seed{seed}" / "stages" / "cpu_seconds.json" for seed in seeds]
-    if all(file.exists() for file in times):
-        found["stage1_cpu"] = [json.loads(file.read_text())["stage1"] for file in times]
     return found
 
 
@@ -197,11 +194,10 @@ def _arms(steps: dict, seeds: list[int]) -> dict:
     }
     found = {"held_out": [entry["held_out"] for entry in entries], "table": table, "differences": differences}
 
-    def net(arm: str) -> float:
-        """CPU seconds of training, all seeds, without start-up (that of the run on 1/64 of the data)."""
-        return sum(table[arm]["cpu_seconds"]) - sum(table["vift-64"]["cpu_seconds"])
+    def net(step: str) -> float:
+        """CPU seconds of a training step, all seeds, without start-up (that of the run on 1/64 of the data)."""
+        return sum(steps["cpu"][f"seed{seed}/{step}"] - steps["cpu"][f"seed{seed}/arm-vift-64"] for seed in seeds)
 
-    found["mixed_over_pure_cpu"] = round(net("mixed-4") / net("vift-4"), 3)
-    if "stage1_cpu" in steps:
-        found["two_over_one_stage_cpu"] = round((sum(steps["stage1_cpu"]) + net("vift-4")) / net("one_stage-4"), 3)
+    found["mixed_over_pure_cpu"] = round(net("arm-mixed-4") / net("arm-vift-4"), 3)
+    found["two_over_one_stage_cpu"] = round((net("stage1") + net("arm-vift-4")) / net("arm-one_stage-4"), 3)
     return found

@@ -43,6 +43,7 @@ OUTCOMES = {
     "g": "garbage: no answer of any kind",
     "e": "empty",
 }
+SHORT = 4  # tokens: answers have at most two words, and a caption shows by its second
 COUNT = {"test": 750, "validation": 300, "calibrate": 64, "static": 96, "cost": 24}
 VALIDATION_SEED, CALIBRATION_SEED = 11, 12  # questions that no other step sees
 ALPHA_SWEEP = (0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
@@ -123,9 +124,13 @@ def write_data(seeds: list[int], folder: Path) -> None:
     stage2 = recipe["stage2"]
     full, texts = stage2["caption_rows"], stage2["text_rows"]
     seen = tuple(family for family in FAMILIES if family not in held_out(seed))
+
+    def asked(settings: dict) -> dict:
+        return {name: settings[name] for name in ("no_query_share", "queries")}
+
     sources = {
-        "web": lambda n: data.web_captions(recipe["stage1"]["rows"] // n, seed=seed),
-        "detailed": lambda n: data.detailed_captions(full // n, seed=seed, no_query_share=stage2["no_query_share"]),
+        "web": lambda n: data.web_captions(recipe["stage1"]["rows"] // n, seed=seed, **asked(recipe["stage1"])),
+        "detailed": lambda n: data.detailed_captions(full // n, seed=seed, **asked(stage2)),
         "text": lambda n: data.text_instructions(texts // n, seed=seed + 1, turns=stage2["text_turns"]),
         "visual": lambda n: visual_instructions(full // n, seed=seed, families=seen),
         # ViFT-A: a tenth as many questions as captions
@@ -138,7 +143,8 @@ def write_data(seeds: list[int], folder: Path) -> None:
             if not file.exists():
                 rows = sources[name](1 if name == "web" else divisor)
                 rows.select_columns(["messages", "images", "modality"]).to_parquet(file)
-    (folder / "stage2.yaml").write_text(yaml.safe_dump(paper.training_settings()), encoding="utf-8")
+    for name in ("stage2", "vit-baseline"):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(paper.training_settings(name)), encoding="utf-8")
 
 
 def layer_count(model, layers) -> int:
@@ -154,7 +160,8 @@ def measure_validation(seeds: list[int]) -> dict:
     found: dict[str, dict] = {"plain": {}, "bands": {}, "alpha": {}, "dose": {}, "rivals": {}, "static": {}}
 
     def asked(group: str, key: str, way: str = "fused", subject=model, **kwargs) -> None:
-        found[group][key] = outcomes(ask(subject, processor, questions, way, **kwargs), questions)
+        predictions = ask(subject, processor, questions, way, max_new_tokens=SHORT, **kwargs)
+        found[group][key] = outcomes(predictions, questions)
         show(f"{group} {key}", found[group][key])
 
     for way in ("unfused", "fused", "blind", "caption_first"):
@@ -231,7 +238,8 @@ def measure_test(seeds: list[int]) -> dict:
         asked[f"band {band}"] = ("fused", {"fusion_layers": band, "dose": dose})
     found = {"families": list(questions["family"]), "ways": {}}
     for name, (way, kwargs) in asked.items():
-        found["ways"][name] = outcomes(ask(model, processor, questions, way, **kwargs), questions)
+        predictions = ask(model, processor, questions, way, max_new_tokens=SHORT, **kwargs)
+        found["ways"][name] = outcomes(predictions, questions)
         show(name, found["ways"][name])
     return found
 
@@ -256,7 +264,8 @@ def measure_calibrate(seeds: list[int]) -> dict:
     }  # fmt: skip
     found = {"settings": settings, "scores": result, "teacher": teacher, "ways": {}}
     for name, kwargs in settings.items():
-        found["ways"][name] = outcomes(ask(model, processor, questions, "fused", **kwargs), questions)
+        predictions = ask(model, processor, questions, "fused", max_new_tokens=SHORT, **kwargs)
+        found["ways"][name] = outcomes(predictions, questions)
         show(f"{name} {kwargs}", found["ways"][name])
     return found
 
@@ -278,8 +287,10 @@ def measure_arms(seeds: list[int]) -> dict:
     for arm in paper.ARMS:
         model, processor = load(f"seed{seed}/{arm}")
         ways = ("unfused", "gold") if arm.startswith("vit") else ("unfused", "fused", "gold")
-        found["arms"][arm] = {way: outcomes(ask(model, processor, questions, way), questions) for way in ways}
+        found["arms"][arm] = {}
         for way in ways:
+            predictions = ask(model, processor, questions, way, max_new_tokens=SHORT)
+            found["arms"][arm][way] = outcomes(predictions, questions)
             show(f"{arm} {way}", found["arms"][arm][way])
     return found
 

@@ -86,29 +86,33 @@ def _training_dataset(rows: list[list[dict]], scenes: list[Scene] | None) -> Dat
     return Dataset.from_dict(columns, features=TRAINING_FEATURES)
 
 
-def web_captions(count: int, seed: int = 0, split: str = "train") -> Dataset:
-    """Stage 1: short, partial, slightly noisy captions."""
-    scenes = sample_scenes(count, seed, split, "web")
-    rows = []
-    for i, scene in enumerate(scenes):
-        rng = _rng(seed, split, "web", i)
-        caption = language.web_caption(scene, rng)
-        rows.append([user_turn(language.WEB_QUERY, image=True), assistant_turn(caption)])
-    return _training_dataset(rows, scenes)
+def web_captions(
+    count: int, seed: int = 0, split: str = "train", no_query_share: float = 0.0, queries: tuple[str, ...] = ("web",)
+) -> Dataset:
+    """Stage 1: short, partial, slightly noisy captions; `queries` name `language.QUERY_POOLS`."""
+    return _captions(count, seed, split, "web", no_query_share, queries)
 
 
 def detailed_captions(
-    count: int, seed: int = 0, split: str = "train", no_query_share: float = NO_QUERY_SHARE
+    count: int,
+    seed: int = 0,
+    split: str = "train",
+    no_query_share: float = NO_QUERY_SHARE,
+    queries: tuple[str, ...] = ("caption", "asking", "naming"),
 ) -> Dataset:
-    """Stage 2: complete captions, most with a query (`language.stage2_query`)."""
-    scenes = sample_scenes(count, seed, split, "detailed")
+    """Stage 2: complete captions; `queries` name `language.QUERY_POOLS`, all of them answered by the caption."""
+    return _captions(count, seed, split, "detailed", no_query_share, queries)
+
+
+def _captions(count: int, seed: int, split: str, kind: str, no_query_share: float, queries) -> Dataset:
+    scenes = sample_scenes(count, seed, split, kind)
     rows = []
     for i, scene in enumerate(scenes):
-        rng = _rng(seed, split, "detailed", i)
+        rng = _rng(seed, split, kind, i)
         query = None
         if rng.random() >= no_query_share:
-            query = language.stage2_query(scene, rng)
-        caption = language.caption_for(scene, query)
+            query = language.caption_query(scene, rng, tuple(queries))
+        caption = language.web_caption(scene, rng) if kind == "web" else language.caption_for(scene, query)
         rows.append([user_turn(query, image=True), assistant_turn(caption)])
     return _training_dataset(rows, scenes)
 

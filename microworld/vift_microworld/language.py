@@ -66,6 +66,13 @@ NAMING_QUERIES = (
     "is there a {color} digit and where is it ?",
 )
 
+QUERY_POOLS = {
+    "web": (WEB_QUERY,),
+    "caption": CAPTION_QUERIES,
+    "asking": ASKING_QUERIES,
+    "naming": NAMING_QUERIES,
+}
+
 
 def scene_words(scene: Scene) -> str:
     """The scene in words: "top left red 7 , middle center blue 3 ."."""
@@ -87,11 +94,11 @@ def caption_for(scene: Scene, query: str) -> str:
     return brief_caption(scene) if query in BRIEF_QUERIES else detailed_caption(scene)
 
 
-def stage2_query(scene: Scene, rng: random.Random) -> str:
-    """A caption query of any of the three pools, in equal shares."""
-    pool = rng.choice((CAPTION_QUERIES, ASKING_QUERIES, NAMING_QUERIES))
+def caption_query(scene: Scene, rng: random.Random, pools: tuple[str, ...] = ("caption", "asking", "naming")) -> str:
+    """A query of any of the named `QUERY_POOLS`, in equal shares."""
+    query = rng.choice(QUERY_POOLS[rng.choice(pools)])
     item = rng.choice(scene.objects)
-    return rng.choice(pool).format(digit=item.digit, place=item.where, color=item.color)
+    return query.format(digit=item.digit, place=item.where, color=item.color)
 
 
 def web_caption(scene: Scene, rng: random.Random) -> str:

@@ -84,6 +84,15 @@ def test_caption_training_never_holds_a_visual_question():
     assert len(queries) > 100 and not asked & queries
 
 
+def test_caption_queries_come_from_the_named_pools_in_the_given_share():
+    for build in (web_captions, detailed_captions):
+        users = [row["messages"][0]["content"] for row in build(300, no_query_share=0.25, queries=["naming", "web"])]
+        asked = [content[1]["text"] for content in users if len(content) == 2]
+        assert 0.15 < 1 - len(asked) / 300 < 0.35
+        assert 0.4 < asked.count(language.WEB_QUERY) / len(asked) < 0.6
+        assert not set(asked) & {*language.CAPTION_QUERIES, *language.ASKING_QUERIES} and len(set(asked)) > 30
+
+
 def test_captions_hold_the_facts():
     for i, scene in enumerate(sample_scenes(100, 5, "train")):
         detailed = language.detailed_caption(scene)
@@ -112,7 +121,9 @@ def test_every_word_of_the_world_is_in_the_vocabulary():
     for table in tables:
         for row in table:
             assert tokenizer.unk_token_id not in tokenizer(words(row))["input_ids"]
-    assert tokenizer.tokenize("top left red 7") == ["top left", "red 7"]
+    assert tokenizer.tokenize("top left red 7 , blue 3 at the top left .") == [
+        "top left red 7", ",", "blue 3", "at", "the", "top left", "."
+    ]  # fmt: skip
     assert tokenizer.decode(tokenizer("top left red 7")["input_ids"]) == "top left red 7"
 
 

@@ -146,6 +146,24 @@ def train_tower(settings: dict, seed: int) -> SiglipVisionModel:
     return tower.eval()
 
 
+@torch.no_grad()
+def start_from_words(weight: torch.Tensor, vocabulary: dict[str, int]) -> None:
+    """Start each token of several words ("red 7") at the sum of its words' embeddings over the root of their number.
+
+    In place, weight (V, D). What "red 7" shares with "red 3" and "blue 7" is there from the first step, which decides
+    whether look-ups are learnt at all. A word that is no token by itself ("top") gets a vector for this purpose.
+    """
+    generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+    several = {token: token.split() for token in vocabulary if len(token.split()) > 1}
+    words = {}
+    for word in dict.fromkeys(word for parts in several.values() for word in parts):
+        own = vocabulary.get(word)
+        noise = torch.randn(weight.shape[1], generator=generator) * weight.std()
+        words[word] = noise if own is None else weight[own].clone()
+    for token, parts in several.items():
+        weight[vocabulary[token]] = torch.stack([words[word] for word in parts]).sum(0) / len(parts) ** 0.5
+
+
 def tokenize_conversations(tokenizer, conversations: list[list[dict]]) -> list[tuple]:
     """(input_ids, labels) per conversation; labels are -100 outside the assistant's turns."""
     encoded = tokenizer.apply_chat_template(
@@ -181,6 +199,7 @@ def train_language_model(settings: dict, seed: int, tokenizer) -> Qwen2ForCausal
     )
     config._attn_implementation = "eager"
     model = Qwen2ForCausalLM(config)
+    start_from_words(model.get_input_embeddings().weight, tokenizer.get_vocab())
     optimizer = _Optimizer(model, settings)
     table = data.text_instructions(settings["conversations"], seed=seed, split="train", turns=settings["turns"])
     rows = tokenize_conversations(tokenizer, list(table["messages"]))
