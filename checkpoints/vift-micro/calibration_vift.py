@@ -6,8 +6,9 @@ the fused prompt gives `a` the highest mean log-likelihood a token:
 
     argmax over (alpha, dose, band) of  mean_i  log p_fused(a_i | v_i, q_i) / len(a_i)
 
-Bands and doses are searched on a grid at alpha = 1, alpha then at the best of them; no fusion takes part. It answers
-the question that arXiv 2502.11427 leaves open, how the coefficients can be set automatically.
+The grid: bands x doses at alpha = 1, then other alphas at the best of them; replacing the text tokens' states at the
+input of one layer (alpha = 0, beta = 1); and no fusion. It answers the question that arXiv 2502.11427 leaves open, how
+the coefficients can be set automatically.
 
 Shapes: B prompts, S prompt tokens, A answer tokens.
 """
@@ -26,6 +27,12 @@ def default_bands(num_layers: int) -> list[str]:
     half = max(1, num_layers // 2)
     bands = [(0, quarter), (0, half), (0, num_layers), (quarter, num_layers - quarter), (half, num_layers)]
     return list(dict.fromkeys(f"{a}:{b}" for a, b in (*bands, (num_layers - quarter, num_layers)) if a < b))
+
+
+def replacements(num_layers: int, most: int = 8) -> list[str]:
+    """Single layers to replace at (alpha 0, beta 1), spread over the stack; at layer 0 both runs are still equal."""
+    step = max(1, -(-(num_layers - 1) // most))
+    return [f"{layer}:{layer + 1}" for layer in range(1, num_layers, step)]
 
 
 @torch.no_grad()
@@ -51,7 +58,7 @@ def calibrate(
         images (list of pictures), questions (list of `str`): one each a prompt; 32 to 64 are enough. No answers.
         caption_query (`str`): asks the model for a caption.
         read_back (`str` or callable): the prompt made of `caption` and `question`, a format or a function of the two.
-        bands (*optional*): candidates for `fusion_layers`; `default_bands` when None.
+        bands (*optional*): candidates for `fusion_layers`; `default_bands` when None (and then `replacements` too).
         doses, alphas: candidates; alpha = 1 is always tried.
         caption_tokens, answer_tokens (`int`): most tokens of a caption, and of an answer that are compared.
         store (`bool`): write the choice into `model.config` (saved by `save_pretrained`).
@@ -66,7 +73,9 @@ def calibrate(
     images, questions = list(images), list(questions)
     if not questions or len(images) != len(questions):
         raise ValueError(f"calibrate needs one image a question: {len(images)} images, {len(questions)} questions")
-    bands = default_bands(model.config.get_text_config().num_hidden_layers) if bands is None else list(bands)
+    num_layers = model.config.get_text_config().num_hidden_layers
+    replaced = replacements(num_layers) if bands is None else []
+    bands = default_bands(num_layers) if bands is None else list(bands)
     candidates = []
     for band in bands:
         count = len(resolve_fusion(model.config, True, fusion_layers=band, beta=0.0).layers)
@@ -102,6 +111,9 @@ def calibrate(
     best = max(table, key=lambda row: row["score"])
     for alpha in alphas:
         setting = {"fusion_layers": best["fusion_layers"], "dose": best["dose"], "alpha": alpha}
+        table.append(setting | {"score": score(**setting)})
+    for layer in replaced:
+        setting = {"fusion_layers": layer, "dose": 1.0, "alpha": 0.0}
         table.append(setting | {"score": score(**setting)})
     best = max(table, key=lambda row: row["score"])
     if best["score"] <= unfused:

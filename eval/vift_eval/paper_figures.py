@@ -87,7 +87,7 @@ def _letters(results: list[dict], *path: str) -> list[str]:
 def _validation(seeds: list[dict]) -> dict:
     sweeps = {
         group: {key: score(_letters(seeds, group, key)) for key in seeds[0][group]}
-        for group in ("plain", "bands", "alpha", "dose", "rivals", "static")
+        for group in ("plain", "bands", "replace", "alpha", "dose", "rivals", "static")
     }
     for group in ("alpha", "dose"):  # against alpha 1, and against the best dose
         for key, entry in sweeps[group].items():

@@ -18,7 +18,7 @@ from datasets import disable_progress_bars
 from transformers import Qwen2ForCausalLM
 from transformers.utils import logging
 
-from modeling_vift.calibration_vift import DOSES, calibrate, default_bands
+from modeling_vift.calibration_vift import DOSES, calibrate, default_bands, replacements
 from modeling_vift.fusion_vift import resolve_fusion
 from vift_microworld import (
     FAMILIES,
@@ -32,7 +32,7 @@ from vift_microworld import (
 from vift_microworld.scenes import COLORS, PLACES
 
 from . import paper
-from .micro import MODES, load, scene_from_caption
+from .micro import LAYERS, MODES, load, scene_from_caption
 from .rivals import ask, cost, merge_language_model, static_vectors
 
 OUTCOMES = {
@@ -46,7 +46,8 @@ OUTCOMES = {
 SHORT = 4  # tokens: answers have at most two words, and a caption shows by its second
 COUNT = {"test": 750, "validation": 300, "calibrate": 64, "static": 96, "cost": 24}
 VALIDATION_SEED, CALIBRATION_SEED = 11, 12  # questions that no other step sees
-ALPHA_SWEEP = (0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
+ALPHA_SWEEP = (0.0, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
+PAPER_DOSE = 2.0  # about the paper's: 0.1 to 0.15 times 14 layers
 DOSE_SWEEP = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)
 WEIGHTS = {
     "logit_mix": (0.25, 0.5, 0.75),
@@ -55,6 +56,8 @@ WEIGHTS = {
 }
 # ways of fusing besides the config's: keywords of generate()
 ABLATIONS = {
+    "paper_setting": {"alpha": 1.0, "dose": PAPER_DOSE, "fusion_layers": 0.5},
+    "alpha_one": {"alpha": 1.0},
     "span_after_image": {"fusion_span": "after_image"},
     "span_reference": {"fusion_span": "reference"},
     "rule_independent": {"fusion_rule": "independent"},
@@ -152,12 +155,21 @@ def layer_count(model, layers) -> int:
     return len(resolve_fusion(model.config, True, fusion_layers=layers, beta=0.0).layers)
 
 
+def static_settings(model) -> list[tuple]:
+    """(layers, dose, alpha) at which a mean text stream is tried: added low and everywhere, and put in the place of the
+    prompt's own at one layer."""
+    num_layers = model.config.get_text_config().num_hidden_layers
+    added = [(f"0:{stop}", dose, 1.0) for stop in (num_layers // 2, num_layers) for dose in (0.5, 1.0, 2.0, 4.0)]
+    return added + [(f"{layer}:{layer + 1}", 1.0, 0.0) for layer in (1, num_layers // 2)]
+
+
 def measure_validation(seeds: list[int]) -> dict:
     """Sweeps: bands x doses, alpha and dose on the config's band and the paper's, weights of the rivals."""
     (seed,) = seeds
     model, processor = load(f"seed{seed}/vift")
     questions = visual_questions(COUNT["validation"], seed=VALIDATION_SEED, split="validation")
-    found: dict[str, dict] = {"plain": {}, "bands": {}, "alpha": {}, "dose": {}, "rivals": {}, "static": {}}
+    groups = ("plain", "bands", "replace", "alpha", "dose", "rivals", "static")
+    found: dict[str, dict] = {group: {} for group in groups}
 
     def asked(group: str, key: str, way: str = "fused", subject=model, **kwargs) -> None:
         predictions = ask(subject, processor, questions, way, max_new_tokens=SHORT, **kwargs)
@@ -169,14 +181,17 @@ def measure_validation(seeds: list[int]) -> dict:
     num_layers = model.config.get_text_config().num_hidden_layers
     for band in default_bands(num_layers):
         for dose in (d for d in DOSES if d <= 2 * layer_count(model, band)):
-            asked("bands", f"{band} {dose}", fusion_layers=band, dose=dose)
+            asked("bands", f"{band} {dose}", fusion_layers=band, dose=dose, alpha=1.0)
+    for layer in replacements(num_layers):
+        asked("replace", layer, fusion_layers=layer, dose=1.0, alpha=0.0)
     top = f"{num_layers // 2}:{num_layers}"
     for name, layers in (("config", model.config.fusion_layers), ("top_half", top)):
+        strength = {} if name == "config" else {"dose": PAPER_DOSE}
         for alpha in ALPHA_SWEEP:
-            asked("alpha", f"{name} {alpha}", fusion_layers=layers, alpha=alpha)
+            asked("alpha", f"{name} {alpha}", fusion_layers=layers, alpha=alpha, **strength)
         for dose in DOSE_SWEEP:
             if dose <= 2 * layer_count(model, layers):
-                asked("dose", f"{name} {dose}", fusion_layers=layers, dose=dose)
+                asked("dose", f"{name} {dose}", fusion_layers=layers, dose=dose, alpha=1.0)
     language_model = text_llm(seed)
     for way, weights in WEIGHTS.items():
         for weight in weights:
@@ -184,9 +199,10 @@ def measure_validation(seeds: list[int]) -> dict:
                 asked("rivals", f"{way} {weight}", "unfused", merge_language_model(model, language_model, weight))
             else:
                 asked("rivals", f"{way} {weight}", way, weight=weight)
-    vectors = static_vectors(model, processor, calibration_questions("static"))
-    for dose in DOSES:
-        asked("static", str(dose), "static_vector", vectors=vectors, dose=dose)
+    for layers, dose, alpha in static_settings(model):
+        vectors = static_vectors(model, processor, calibration_questions("static"), layers)
+        setting = {"fusion_layers": layers, "dose": dose, "alpha": alpha}
+        asked("static", f"{layers} {dose} {alpha}", "static_vector", vectors=vectors, **setting)
     found["fusion"] = {name: getattr(model.config, name) for name in FUSION_FIELDS}
     return found
 
@@ -211,19 +227,26 @@ def choose(seeds: list[int]) -> dict:
         bands[band] = float(best("bands", [s for s in settings if s.split()[0] == band]).split()[1])
     tuned = {}
     for seed in seeds:
-        band, dose = max(settings, key=lambda s: accuracy(found[seed]["bands"][s])).split()
-        tuned[str(seed)] = {"fusion_layers": band, "dose": float(dose)}
-    static = float(best("static", list(found[seeds[0]]["static"])))
-    return {"weights": weights, "bands": bands, "tuned": tuned, "static_dose": static}
+        options = {f"{setting} 1.0": letters for setting, letters in found[seed]["bands"].items()}
+        options |= {f"{layer} 1.0 0.0": letters for layer, letters in found[seed]["replace"].items()}
+        tuned[str(seed)] = as_setting(max(options, key=lambda s: accuracy(options[s])))
+    static = as_setting(best("static", list(found[seeds[0]]["static"])))
+    return {"weights": weights, "bands": bands, "tuned": tuned, "static": static}
+
+
+def as_setting(key: str) -> dict:
+    """ "0:4 2.0 1.0" -> keywords of generate()."""
+    layers, dose, alpha = key.split()
+    return {"fusion_layers": layers, "dose": float(dose), "alpha": float(alpha)}
 
 
 def way_settings(seed: int, model, processor, chosen: dict) -> dict[str, dict]:
     """way -> keywords of `ask`: the modes, the rivals as chosen, ablations, and each band at its best dose."""
-    vectors = static_vectors(model, processor, calibration_questions("static"))
-    ways = {mode: {} for mode in MODES}
+    vectors = static_vectors(model, processor, calibration_questions("static"), chosen["static"]["fusion_layers"])
+    ways = {mode: {} for mode in MODES if mode not in LAYERS}  # bands are measured at their best doses
     ways |= {way: {"weight": weight} for way, weight in chosen["weights"].items()}
     ways["merged_weights"]["language_model"] = text_llm(seed)
-    ways["static_vector"] = {"vectors": vectors, "dose": chosen["static_dose"]}
+    ways["static_vector"] = {"vectors": vectors, **chosen["static"]}
     return ways
 
 
@@ -235,7 +258,7 @@ def measure_test(seeds: list[int]) -> dict:
     asked = {way: (way, kwargs) for way, kwargs in way_settings(seed, model, processor, chosen).items()}
     asked |= {name: ("fused", kwargs) for name, kwargs in ABLATIONS.items()}
     for band, dose in chosen["bands"].items():
-        asked[f"band {band}"] = ("fused", {"fusion_layers": band, "dose": dose})
+        asked[f"band {band}"] = ("fused", {"fusion_layers": band, "dose": dose, "alpha": 1.0})
     found = {"families": list(questions["family"]), "ways": {}}
     for name, (way, kwargs) in asked.items():
         predictions = ask(model, processor, questions, way, max_new_tokens=SHORT, **kwargs)

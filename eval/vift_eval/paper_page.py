@@ -13,6 +13,8 @@ from .paper_plots import draw
 from .rivals import WAYS
 
 ABLATIONS = {
+    "paper_setting": "fused as in the paper: top half, α = 1, dose 2",
+    "alpha_one": "fused at the checkpoint's layers and β, α = 1",
     "span_after_image": "fused, only the tokens after the picture",
     "span_reference": "fused, the span of the authors' released code",
     "rule_independent": "fused, nothing compounds over the layers (the literal reading)",
@@ -85,6 +87,11 @@ def bands_table(bands: dict) -> str:
     return table(["layers", *(f"dose {dose}" for dose in doses)], rows)
 
 
+def replace_table(group: dict) -> str:
+    rows = [[key.split(":")[0], with_interval(e), percent(e["captions"], 0)] for key, e in group.items()]
+    return table(["layer", "right [95 %]", "captions"], rows)
+
+
 def arms_table(arms: dict) -> str:
     order = sorted(arms, key=lambda arm: (list(ARM_NAMES).index(arm.split("-")[0]), -int(arm.split("-")[1])))
     rows = []
@@ -140,6 +147,9 @@ def page(results: dict) -> str:
         return (
             f"Validation split, {results['n_validation']} questions a seed, right answers in %:\n\n"
             f"![Layer bands](bands.png)\n\n{bands_table(results['sweeps']['bands'])}\n\n"
+            "The text tokens' states replaced by the text run's at the input of one layer (α = 0, β = 1): where they "
+            "have read the picture by then, it is lost.\n\n"
+            f"{replace_table(results['sweeps']['replace'])}\n\n"
             "Test split, each band at the dose that was best on validation over all seeds:\n\n"
             + ways_table(results, bands, named)
         )

@@ -51,21 +51,24 @@ def _ways(results: dict):
             right.text(cost[name]["cpu_ms"], row, f" {cost[name]['tokens']:.0f}", va="center", fontsize=7)
     left.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     left.set_xlabel(f"right answers in %, test split (n = {results['n_test']} a seed); ticks: seeds")
-    right.set_xlabel("CPU ms an answer; beside it: tokens decoded")
+    right.set_xlabel("CPU ms an answer; figure: tokens")
     left.set_xlim(left=0)
     right.margins(x=0.15)
     return figure
 
 
 def _bands(results: dict):
-    """Accuracy by dose, a line a band."""
+    """Accuracy by dose, a line a band; intervals of the best one and the paper's."""
     bands = results["sweeps"]["bands"]
+    last = max(int(key.split()[0].split(":")[1]) for key in bands)
+    shaded = {max(bands, key=lambda key: bands[key]["mean"]).split()[0], f"{last // 2}:{last}"}
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for color, name in zip(LINES, dict.fromkeys(key.split()[0] for key in bands)):
         entries = [(float(key.split()[1]), entry) for key, entry in bands.items() if key.split()[0] == name]
         doses, values = [dose for dose, _ in entries], [entry for _, entry in entries]
         axes.plot(doses, [100 * e["mean"] for e in values], "o-", color=color, label=f"layers {name}", markersize=4)
-        axes.fill_between(doses, *([100 * e["ci95"][i] for e in values] for i in (0, 1)), color=color, alpha=0.08)
+        if name in shaded:
+            axes.fill_between(doses, *([100 * e["ci95"][i] for e in values] for i in (0, 1)), color=color, alpha=0.15)
     for way, dash in (("unfused", ":"), ("blind", "--"), ("caption_first", "-.")):
         level = 100 * results["sweeps"]["plain"][way]["mean"]
         axes.axhline(level, color="gray", linestyle=dash, linewidth=1)

@@ -181,7 +181,8 @@ def train(
 ) -> None:
     """Everything; `phase0_dir` and `stage1_dir` keep what those stages made, or reuse what lies there already.
 
-    `start_dir` keeps the model before stage 1. Without `output`, the run ends after the last stage that is kept. What is reused is not compared with `recipe`: give each variant of an earlier stage a folder of its own.
+    `start_dir` keeps the model before stage 1. Without `output`, the run ends after the last stage that is kept. What
+    is reused is not compared with `recipe`: give each variant of an earlier stage a folder of its own.
     """
     start = time.monotonic()
     processor = build_processor(CHAT_TEMPLATE)
