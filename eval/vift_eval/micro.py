@@ -28,15 +28,15 @@ MODES = {
     "blind": "the question alone",
     "gold": "the scene in words and the question",
     "caption_first": "the model's own caption, then text only: caption and question",
-    "top_half": "fused in the top half of the layers (the paper's), same dose",
-    "all_layers": "fused in all layers, same dose",
-    "lowest_quarter": "fused in the lowest quarter of the layers, same dose",
+    "top_half": "fused as in the paper: alpha 1, dose 2 (beta x fused layers), the top half of the layers",
+    "all_layers": "the same in all layers",
+    "lowest_half": "the same in the lowest half of the layers",
     "random_vectors": "fused with random vectors of the text stream's norms",
     "other_question": "fused with the text stream of another question of the same length",
     "wrong_image": "fused, with the picture of another question",
     "forced_first_token": "the first token of the blind answer forced, then plain with the picture",
 }
-LAYERS = {"top_half": 0.5, "all_layers": 1.0, "lowest_quarter": "quarter"}
+LAYERS = ("top_half", "all_layers", "lowest_half")
 
 
 def _prompts(processor, questions, texts: list[str], image: bool) -> list[str]:
@@ -133,9 +133,9 @@ def evaluate(model, processor, questions, mode: str = "fused", **kwargs) -> list
 
     kwargs.setdefault("fusion", True)
     if mode in LAYERS:
-        num_layers = model.config.get_text_config().num_hidden_layers
-        quarter = f"0:{max(1, num_layers // 4)}"
-        kwargs["fusion_layers"] = quarter if LAYERS[mode] == "quarter" else LAYERS[mode]
+        half = model.config.get_text_config().num_hidden_layers // 2
+        kwargs["fusion_layers"] = {"top_half": 0.5, "all_layers": 1.0, "lowest_half": f"0:{max(1, half)}"}[mode]
+        kwargs = {"alpha": 1.0} | ({} if "beta" in kwargs else {"dose": 2.0}) | kwargs
     if mode == "wrong_image":
         shift = len(images) // 2 + 1
         images = images[shift:] + images[:shift]

@@ -38,8 +38,8 @@ def test_a_token_of_several_words_starts_as_the_scaled_sum_of_its_words():
 def test_changes_reach_the_recipe_and_numbers_are_numbers():
     recipe = micro.load_recipe(changes=["stage2.learning_rate=1e-3", "phase0.tower.config.image_size=96"])
     assert recipe["stage2"]["learning_rate"] == 1e-3 and recipe["phase0"]["tower"]["config"]["image_size"] == 96
-    recipe = micro.load_recipe(changes=["stage1.queries=[web, asking]", "stage2.train_layers='0:4'"])
-    assert recipe["stage1"]["queries"] == ["web", "asking"] and recipe["stage2"]["train_layers"] == "0:4"
+    recipe = micro.load_recipe(changes=["stage1.queries=[web, asking]", "stage2.train_layers=5:8"])
+    assert recipe["stage1"]["queries"] == ["web", "asking"] and recipe["stage2"]["train_layers"] == "5:8"
 
 
 @pytest.mark.parametrize("change", ["stage3.rows=2", "stage1.rows", "stage1=2", "stage1.rows.more=2"])

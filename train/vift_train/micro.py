@@ -29,6 +29,7 @@ from .trainer import VIFTTrainer, VIFTTrainingConfig
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "train" / "recipes" / "micro"
 PARTS = ("phase0", "stage1", "stage2", "fusion")
+_BAND = re.compile(r"\d*:\d*")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?e[+-]?\d+")
 CHAT_TEMPLATE = ROOT / "modeling_vift" / "chat_template.jinja"
 
@@ -50,9 +51,11 @@ def load_recipe(folder: Path = RECIPES, changes: tuple[str, ...] = ()) -> dict[s
             place = place.get(section) if isinstance(place, dict) else None
         if not equals or not sections or not isinstance(place, dict):
             raise ValueError(f"set={change!r} must be NAME.KEY=VALUE, where NAME is one of {', '.join(PARTS)}")
-        value = yaml.safe_load(value)
-        # YAML 1.1 reads 1e-3 (without a point) as a string
-        place[key] = float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+        # two traps of YAML 1.1: 1e-3 (without a point) is a string, and 5:8 is a number of base 60
+        if _NUMBER.fullmatch(value):
+            place[key] = float(value)
+        else:
+            place[key] = value if _BAND.fullmatch(value) else yaml.safe_load(value)
     return recipe
 
 

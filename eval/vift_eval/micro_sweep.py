@@ -1,6 +1,6 @@
 """Fusion settings side by side on validation questions: which band, dose, span, alpha, norm.
 
-    python -m vift_eval.sweep --models DIR [DIR ...] --layers 0:2 0:4 0:8 4:8 --dose 1 2 4 --json sweep.json
+    python -m vift_eval.micro_sweep --models DIR [DIR ...] --layers 0:2 0:4 0:8 4:8 --dose 1 2 4 --json sweep.json
 
 Every model is one training seed; a setting is judged by its share of the distance from `unfused` to `caption_first`
 (`gap_closed`). Only the validation split can be asked: what is chosen here is
