@@ -32,7 +32,7 @@ from vift_microworld import (
 from vift_microworld.scenes import COLORS, PLACES
 
 from . import paper
-from .micro import LAYERS, MODES, load, scene_from_caption
+from .micro import MODES, load, scene_from_caption
 from .rivals import ask, cost, merge_language_model, static_vectors
 
 OUTCOMES = {
@@ -56,7 +56,6 @@ WEIGHTS = {
 }
 # ways of fusing besides the config's: keywords of generate()
 ABLATIONS = {
-    "paper_setting": {"alpha": 1.0, "dose": PAPER_DOSE, "fusion_layers": 0.5},
     "alpha_one": {"alpha": 1.0},
     "span_after_image": {"fusion_span": "after_image"},
     "span_reference": {"fusion_span": "reference"},
@@ -156,8 +155,8 @@ def layer_count(model, layers) -> int:
 
 
 def static_settings(model) -> list[tuple]:
-    """(layers, dose, alpha) at which a mean text stream is tried: added low and everywhere, and put in the place of the
-    prompt's own at one layer."""
+    """(layers, dose, alpha) at which a mean text stream is tried: added low or everywhere, or in the place of the
+    prompt's own states at one layer."""
     num_layers = model.config.get_text_config().num_hidden_layers
     added = [(f"0:{stop}", dose, 1.0) for stop in (num_layers // 2, num_layers) for dose in (0.5, 1.0, 2.0, 4.0)]
     return added + [(f"{layer}:{layer + 1}", 1.0, 0.0) for layer in (1, num_layers // 2)]
@@ -243,7 +242,7 @@ def as_setting(key: str) -> dict:
 def way_settings(seed: int, model, processor, chosen: dict) -> dict[str, dict]:
     """way -> keywords of `ask`: the modes, the rivals as chosen, ablations, and each band at its best dose."""
     vectors = static_vectors(model, processor, calibration_questions("static"), chosen["static"]["fusion_layers"])
-    ways = {mode: {} for mode in MODES if mode not in LAYERS}  # bands are measured at their best doses
+    ways = {mode: {} for mode in MODES}
     ways |= {way: {"weight": weight} for way, weight in chosen["weights"].items()}
     ways["merged_weights"]["language_model"] = text_llm(seed)
     ways["static_vector"] = {"vectors": vectors, **chosen["static"]}

@@ -13,7 +13,6 @@ from .paper_plots import draw
 from .rivals import WAYS
 
 ABLATIONS = {
-    "paper_setting": "fused as in the paper: top half, α = 1, dose 2",
     "alpha_one": "fused at the checkpoint's layers and β, α = 1",
     "span_after_image": "fused, only the tokens after the picture",
     "span_reference": "fused, the span of the authors' released code",

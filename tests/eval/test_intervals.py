@@ -45,7 +45,7 @@ def test_differences_are_paired():
     better[:40] = 1.0  # right on 40 more at most: pairing leaves only their spread
     delta = difference(better, base)
     assert delta["difference"] == pytest.approx((better - base).mean(), abs=1e-4)
-    assert 0 < delta["ci95"][0] and delta["ci95"][1] - delta["ci95"][0] < 0.06
+    assert delta["ci95"][0] > 0 and delta["ci95"][1] - delta["ci95"][0] < 0.06
     assert difference(base, base) == {"difference": 0.0, "ci95": [0.0, 0.0]}
     both = difference(np.array([better, base]), np.array([base, base]))
     assert both["difference"] == pytest.approx(delta["difference"] / 2, abs=1e-4)
