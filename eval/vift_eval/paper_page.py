@@ -86,6 +86,10 @@ def bands_table(bands: dict) -> str:
     return table(["layers", *(f"dose {dose}" for dose in doses)], rows)
 
 
+def setting(values: dict) -> str:
+    return f"layers {values['fusion_layers']}, dose {values['dose']}, α {values['alpha']}"
+
+
 def replace_table(group: dict) -> str:
     rows = [[key.split(":")[0], with_interval(e), percent(e["captions"], 0)] for key, e in group.items()]
     return table(["layer", "right [95 %]", "captions"], rows)
@@ -177,7 +181,7 @@ def page(results: dict) -> str:
     def calibration() -> str:
         c = results["calibrate"]
         rows = [
-            [f"{seed}", str(s["tuned"]), percent(c["tuned"]["seeds"][i]), str(s["calibrated"]),
+            [f"{seed}", setting(s["tuned"]), percent(c["tuned"]["seeds"][i]), setting(s["calibrated"]),
              percent(c["calibrated"]["seeds"][i]), points(c["calibrated_minus_tuned"]["seeds"][i])]
             for i, (seed, s) in enumerate(zip(results["seeds"], c["settings"]))
         ]  # fmt: skip

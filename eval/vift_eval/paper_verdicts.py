@@ -167,6 +167,19 @@ def goal_controls(r: dict):
     return (MET if met else NOT_MET), reason
 
 
+def more_than_mode(r: dict):
+    """What would switch the model to answering without a word of the question's own text run."""
+    ways = ("other_question", "static_vector", "forced_first_token")
+    deltas = {way: r["ways"][way]["fused_minus_this"] for way in ways}
+    gain = r["ways"]["fused"]["mean"] - r["ways"]["unfused"]["mean"]
+    shares = [
+        f"{way} {percent((r['ways'][way]['mean'] - r['ways']['unfused']['mean']) / gain)}" for way in ways if gain
+    ]
+    reason = "fused − " + "; − ".join(f"{way} {points(delta)}" for way, delta in deltas.items())
+    reason += f"; share of the gain that each reaches: {', '.join(shares) or 'no gain'}"
+    return (MET if all(delta["ci95"][0] > 0 for delta in deltas.values()) else NOT_MET), reason
+
+
 def goal_calibrate(r: dict):
     delta = r["calibrate"]["calibrated_minus_tuned"]
     seeds = [d["difference"] for d in delta["seeds"]]
@@ -190,5 +203,6 @@ RULES = [
     ("goal", "fusion closes at least 70 % of the distance to caption first, in every seed", goal_gap),
     ("goal", "at less than a third of its time to answer", goal_cost),
     ("goal", "at least 15 points over blind, wrong image and random vectors", goal_controls),
+    ("mechanism", "the text run's content counts: better than what brings the mode alone", more_than_mode),
     ("goal", "calibrate() within 2 points of the tuned setting, in every seed", goal_calibrate),
 ]

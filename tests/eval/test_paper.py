@@ -244,6 +244,17 @@ def test_controls_cost_and_calibration_are_judged_by_their_bars():
             assert verdict(title, results) == expected, title
 
 
+def test_the_mechanism_needs_every_mode_only_way_below(
+    ways=("other_question", "static_vector", "forced_first_token"),
+):
+    results = {"ways": {name: way(0.2, fused_minus_this=delta(0.3)) for name in ways}}
+    results["ways"] |= {"unfused": way(0.1), "fused": way(0.5)}
+    assert verdict("content counts", results) == "met"
+    assert "static_vector 25 %" in next(v["reason"] for v in verdicts(results) if v["claim"] == "mechanism")
+    results["ways"]["static_vector"]["fused_minus_this"] = delta(0.01)
+    assert verdict("content counts", results) == "not met"
+
+
 def test_a_claim_without_figures_is_not_measured():
     found = verdicts({})
     assert len(found) == len(RULES) and {v["verdict"] for v in found} == {"not measured"}
