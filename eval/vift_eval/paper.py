@@ -9,6 +9,7 @@ side by side, one thread each. When all are done (or with `--page`, at any time)
 """
 
 import argparse
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -131,7 +132,7 @@ class Runner:
 
     def __init__(self, steps: list[Step], work: Path, jobs: int = 2, every: float = 30.0):
         self.steps, self.work, self.jobs, self.every = steps, work, jobs, every
-        self.running: dict[int, tuple[Step, float, Path]] = {}
+        self.running: dict[int, tuple[Step, float, Path, subprocess.Popen]] = {}
         self.start, self.done_here = time.monotonic(), 0.0
 
     def mark(self, step: Step) -> Path:
@@ -182,7 +183,8 @@ class Runner:
             sys.exit(130)
         finally:
             for process in self.running:
-                os.killpg(process, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process, signal.SIGKILL)
             self.lock.close()
 
     def _launch(self, step: Step) -> None:
@@ -197,10 +199,12 @@ class Runner:
             # the lock stays with the children: should this process be killed, the next run waits for them
             process = subprocess.Popen(command, cwd=self.work, stdout=log, stderr=log, start_new_session=True,
                                        pass_fds=(self.lock.fileno(),), env=one_thread())  # fmt: skip
-        self.running[process.pid] = (step, time.monotonic(), out)
+        # a Popen that nobody holds is reaped by the next one, and its exit status and usage are lost
+        self.running[process.pid] = (step, time.monotonic(), out, process)
 
     def _finish(self, process: int, code: int, usage) -> None:
-        step, began, out = self.running.pop(process)
+        step, began, out, popen = self.running.pop(process)
+        popen.returncode = code
         if code or not out.exists():
             tail = "\n".join(self.log(step).read_text(errors="replace").splitlines()[-15:])
             print(f"{tail}\n{step.name} failed (exit status {code}); its log: {self.log(step)}", flush=True)
@@ -223,7 +227,7 @@ class Runner:
         return line
 
     def _now(self, running) -> str:
-        step, began, _ = running
+        step, began, *_ = running
         lines = self.log(step).read_text(errors="replace").splitlines()
         return f"{step.name} ({time.monotonic() - began:.0f} s: {lines[-1][:70] if len(lines) > 1 else 'starting'})"
 

@@ -102,6 +102,12 @@ def test_steps_run_side_by_side_and_their_cpu_time_is_kept(tmp_path):
         assert 0.5 <= spent["cpu_seconds"] < 2.0 and spent["wall_seconds"] >= 0.5
 
 
+def test_no_step_is_lost_that_ends_while_another_starts(tmp_path):
+    quick = python("import sys; open(sys.argv[1], 'w')")
+    Runner([Step(f"s{i}", f"s{i}", quick) for i in range(30)], tmp_path, jobs=4).run()
+    assert len(list((tmp_path / "steps").iterdir())) == 30
+
+
 def test_a_work_folder_belongs_to_one_recipe(tmp_path, monkeypatch, capsys):
     recipes = tmp_path / "recipes"
     recipes.mkdir()
