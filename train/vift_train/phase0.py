@@ -200,20 +200,28 @@ def train_language_model(settings: dict, seed: int, tokenizer) -> Qwen2ForCausal
     config._attn_implementation = "eager"
     model = Qwen2ForCausalLM(config)
     start_from_words(model.get_input_embeddings().weight, tokenizer.get_vocab())
-    optimizer = _Optimizer(model, settings)
     table = data.text_instructions(settings["conversations"], seed=seed, split="train", turns=settings["turns"])
     rows = tokenize_conversations(tokenizer, list(table["messages"]))
-    batches = _length_batches(rows, settings["batch_size"], np.random.Generator(np.random.PCG64(seed)))
-    progress = Progress("language model", settings["steps"])
-    for step in range(1, settings["steps"] + 1):
+    for cycle in range(len(settings["steps"])):
+        train_cycle(model, rows, settings, seed, cycle)
+    return model.eval()
+
+
+def train_cycle(model, rows: list[tuple], settings: dict, seed: int, cycle: int) -> None:
+    """One cycle of the text LLM's schedule, warm-up to decay, with an optimizer and an order of its own; in place."""
+    pad, steps = model.config.pad_token_id, settings["steps"][cycle]
+    own = settings | {"steps": steps, "learning_rate": settings["learning_rate"][cycle]}
+    optimizer = _Optimizer(model, own)
+    batches = _length_batches(rows, own["batch_size"], np.random.Generator(np.random.PCG64(seed + 1000 * cycle)))
+    progress = Progress(f"language model, cycle {cycle + 1}", steps)
+    for step in range(1, steps + 1):
         batch = next(batches)
         longest = max(len(ids) for ids, _ in batch)
         # right padding needs no mask: attention is causal and padded labels are ignored
-        ids = torch.tensor([row + [config.pad_token_id] * (longest - len(row)) for row, _ in batch])
+        ids = torch.tensor([row + [pad] * (longest - len(row)) for row, _ in batch])
         labels = torch.tensor([row + [-100] * (longest - len(row)) for _, row in batch])
         with fast_precision():
             loss = model(input_ids=ids, labels=labels, use_cache=False).loss
         loss.backward()
         optimizer.step()
         progress.update(step, loss.item())
-    return model.eval()
