@@ -1,4 +1,4 @@
-# make demo | test | versions | micro | lint | format | clean. Each sets up what it needs in .venv and works first,
+# make demo | test | versions | micro | paper | lint | format | clean. Each sets up what it needs in .venv and works first,
 # on a fresh clone. Variables:
 #   PYTHON      interpreter for the environment (>= 3.11)
 #   TORCH_ARGS  extra arguments for installing torch, e.g. --index-url with PyTorch's index of CPU builds on a
@@ -17,7 +17,7 @@ PIP   := $(VENV)/bin/python -m pip --disable-pip-version-check
 FILES := pyproject.toml constraints.txt
 STAMP := $(VENV)/.stamp
 
-.PHONY: demo test versions micro lint format clean
+.PHONY: demo test versions micro paper lint format clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)-microworld
@@ -39,6 +39,10 @@ versions-%: constraints.txt pyproject.toml
 # Into a folder of its own; compare with: make demo ARGS="--model runs/vift-micro"
 micro: $(STAMP)-train
 	@$(VENV)/bin/vift-micro --output runs/vift-micro $(ARGS)
+
+# Every claim of the paper over three seeds; stopped or killed, it goes on where it was. Writes docs/paper/.
+paper: $(STAMP)-train
+	@$(VENV)/bin/python -m vift_eval.paper $(ARGS)
 
 lint: $(STAMP)-ruff
 	@$(VENV)/bin/ruff check .

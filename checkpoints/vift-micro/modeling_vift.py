@@ -12,6 +12,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
+from .calibration_vift import calibrate
 from .configuration_vift import VIFTConfig
 from .fusion_vift import resolve_fusion
 from .generation_vift import CACHE, FusedGeneration, generating, register_fusion_hooks
@@ -131,6 +132,10 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
+
+    def calibrate(self, processor, images, questions, **options) -> dict:
+        """Choose alpha, dose and band from unlabelled prompts and keep them in the config: `calibration_vift`."""
+        return calibrate(self, processor, images, questions, **options)
 
     def _check_prompt(self, input_ids, past: int, new_ids_only: bool, kwargs):
         if past and not new_ids_only and "pixel_values" in kwargs:

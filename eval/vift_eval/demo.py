@@ -222,7 +222,8 @@ def score(replies: dict[str, list[str]], questions) -> dict:
     """
     import numpy as np
 
-    from .micro import correct, interval, summarize
+    from .intervals import interval
+    from .micro import correct, summarize
 
     families = np.array(questions["family"])
     names = sorted(set(families.tolist()))

@@ -20,21 +20,23 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from vift_microworld import exact_match, is_caption, language, visual_questions
 from vift_microworld.data import user_turn
 
+from .intervals import difference, interval
+
 MODES = {
     "unfused": "the picture and the question, plain generate()",
     "fused": "the same, fused as the checkpoint's config says",
     "blind": "the question alone",
     "gold": "the scene in words and the question",
     "caption_first": "the model's own caption, then text only: caption and question",
-    "top_half": "fused in the top half of the layers (the paper's), same dose",
-    "all_layers": "fused in all layers, same dose",
-    "lowest_quarter": "fused in the lowest quarter of the layers, same dose",
+    "top_half": "fused as in the paper: alpha 1, dose 2 (beta x fused layers), the top half of the layers",
+    "all_layers": "the same in all layers",
+    "lowest_half": "the same in the lowest half of the layers",
     "random_vectors": "fused with random vectors of the text stream's norms",
     "other_question": "fused with the text stream of another question of the same length",
     "wrong_image": "fused, with the picture of another question",
     "forced_first_token": "the first token of the blind answer forced, then plain with the picture",
 }
-LAYERS = {"top_half": 0.5, "all_layers": 1.0, "lowest_quarter": "quarter"}
+LAYERS = ("top_half", "all_layers", "lowest_half")
 
 
 def _prompts(processor, questions, texts: list[str], image: bool) -> list[str]:
@@ -70,9 +72,9 @@ def _random_like(stream, seed: int):
 def _generate(model, processor, prompts, images=None, max_new_tokens=12, batch_size=128, **kwargs):
     """Greedy answers in the order of `prompts`; batches hold prompts of like length.
 
-    `kwargs["text_stream"]`, if given, is a function of the batch's indices and inputs.
+    `kwargs["per_batch"]`, if given, is a function of a batch's indices and inputs that returns more keywords.
     """
-    make_stream = kwargs.pop("text_stream", None)
+    per_batch = kwargs.pop("per_batch", None)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].split()))
     answers = [""] * len(prompts)
     for start in range(0, len(order), batch_size):
@@ -86,8 +88,8 @@ def _generate(model, processor, prompts, images=None, max_new_tokens=12, batch_s
         )
         inputs = inputs.to(model.device)
         extra = dict(kwargs)
-        if make_stream is not None:
-            extra["text_stream"] = make_stream(batch, inputs)
+        if per_batch is not None:
+            extra |= per_batch(batch, inputs)
         output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, **extra)
         texts = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for i, text in zip(batch, texts):
@@ -123,8 +125,7 @@ def evaluate(model, processor, questions, mode: str = "fused", **kwargs) -> list
         query = [language.DETAILED_QUERIES[0]] * len(rows)
         plain = _plain(kwargs) | {"max_new_tokens": 48}
         captions = _generate(model, processor, _prompts(processor, rows, query, True), images, fusion=False, **plain)
-        scenes = [caption.split(":", 1)[-1].strip() for caption in captions]
-        texts = [f"{scene} {question}" for scene, question in zip(scenes, asked)]
+        texts = [f"{scene_from_caption(caption)} {question}" for caption, question in zip(captions, asked)]
         return _generate(model, processor, _prompts(processor, rows, texts, False), **_plain(kwargs))
     if mode == "forced_first_token":
         first = evaluate(model, processor, questions, "blind", max_new_tokens=1)
@@ -132,17 +133,20 @@ def evaluate(model, processor, questions, mode: str = "fused", **kwargs) -> list
 
     kwargs.setdefault("fusion", True)
     if mode in LAYERS:
-        num_layers = model.config.get_text_config().num_hidden_layers
-        quarter = f"0:{max(1, num_layers // 4)}"
-        kwargs["fusion_layers"] = quarter if LAYERS[mode] == "quarter" else LAYERS[mode]
+        half = model.config.get_text_config().num_hidden_layers // 2
+        kwargs["fusion_layers"] = {"top_half": 0.5, "all_layers": 1.0, "lowest_half": f"0:{max(1, half)}"}[mode]
+        kwargs = {"alpha": 1.0} | ({} if "beta" in kwargs else {"dose": 2.0}) | kwargs
     if mode == "wrong_image":
         shift = len(images) // 2 + 1
         images = images[shift:] + images[:shift]
     layers = kwargs.get("fusion_layers")
     if mode == "random_vectors":
-        kwargs["text_stream"] = lambda batch, inputs: _random_like(
-            model.text_stream(inputs["input_ids"], inputs["attention_mask"], layers), batch[0]
-        )
+
+        def random_stream(batch, inputs):
+            own = model.text_stream(inputs["input_ids"], inputs["attention_mask"], layers)
+            return {"text_stream": _random_like(own, batch[0])}
+
+        kwargs["per_batch"] = random_stream
     if mode == "other_question":
         lengths = [len(ids) for ids in processor.tokenizer(prompts)["input_ids"]]
         partners = _partners(rows, lengths)
@@ -155,10 +159,15 @@ def evaluate(model, processor, questions, mode: str = "fused", **kwargs) -> list
                 padding_side="left",
                 return_tensors="pt",
             )
-            return model.text_stream(other["input_ids"], other["attention_mask"], layers)
+            return {"text_stream": model.text_stream(other["input_ids"], other["attention_mask"], layers)}
 
-        kwargs["text_stream"] = other_stream
+        kwargs["per_batch"] = other_stream
     return _generate(model, processor, prompts, images, **kwargs)
+
+
+def scene_from_caption(caption: str) -> str:
+    """A caption of one's own as the scene in words: without "the picture shows 3 digits :"."""
+    return caption.split(":", 1)[-1].strip()
 
 
 def _plain(kwargs: dict) -> dict:
@@ -170,16 +179,6 @@ def _forced(model, processor, prompts, images, first: list[str], **kwargs) -> li
     texts = [prompt + word for prompt, word in zip(prompts, first)]
     rest = _generate(model, processor, texts, images, fusion=False, **kwargs)
     return [f"{word} {text}".strip() for word, text in zip(first, rest)]
-
-
-def interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> list[float]:
-    """95 % bootstrap interval of the mean over the last axis (questions); earlier axes are averaged."""
-    values = np.asarray(values, dtype=float)
-    per_question = values.reshape(-1, values.shape[-1]).mean(axis=0)
-    generator = np.random.Generator(np.random.PCG64(seed))
-    picks = generator.integers(len(per_question), size=(resamples, len(per_question)))
-    low, high = np.percentile(per_question[picks].mean(axis=1), [2.5, 97.5])
-    return [round(float(low), 4), round(float(high), 4)]
 
 
 def correct(predictions: list[str], questions) -> np.ndarray:
@@ -198,12 +197,6 @@ def summarize(predictions: list[str], questions) -> dict:
             family: round(float(hits[families == family].mean()), 4) for family in dict.fromkeys(families.tolist())
         },
     }
-
-
-def difference(first: np.ndarray, second: np.ndarray) -> dict:
-    """Paired difference of two arrays of hits, (questions,) or (seeds, questions)."""
-    delta = np.asarray(first) - np.asarray(second)
-    return {"difference": round(float(delta.mean()), 4), "ci95": interval(delta)}
 
 
 def load(path: str):

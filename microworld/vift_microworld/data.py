@@ -86,29 +86,33 @@ def _training_dataset(rows: list[list[dict]], scenes: list[Scene] | None) -> Dat
     return Dataset.from_dict(columns, features=TRAINING_FEATURES)
 
 
-def web_captions(count: int, seed: int = 0, split: str = "train") -> Dataset:
-    """Stage 1: short, partial, slightly noisy captions."""
-    scenes = sample_scenes(count, seed, split, "web")
-    rows = []
-    for i, scene in enumerate(scenes):
-        rng = _rng(seed, split, "web", i)
-        caption = language.web_caption(scene, rng)
-        rows.append([user_turn(language.WEB_QUERY, image=True), assistant_turn(caption)])
-    return _training_dataset(rows, scenes)
+def web_captions(
+    count: int, seed: int = 0, split: str = "train", no_query_share: float = 0.0, queries: tuple[str, ...] = ("web",)
+) -> Dataset:
+    """Stage 1: short, partial, slightly noisy captions; `queries` name `language.QUERY_POOLS`."""
+    return _captions(count, seed, split, "web", no_query_share, queries)
 
 
 def detailed_captions(
-    count: int, seed: int = 0, split: str = "train", no_query_share: float = NO_QUERY_SHARE
+    count: int,
+    seed: int = 0,
+    split: str = "train",
+    no_query_share: float = NO_QUERY_SHARE,
+    queries: tuple[str, ...] = ("caption", "asking", "naming"),
 ) -> Dataset:
-    """Stage 2: complete captions, most with a query (`language.stage2_query`)."""
-    scenes = sample_scenes(count, seed, split, "detailed")
+    """Stage 2: complete captions; `queries` name `language.QUERY_POOLS`, all of them answered by the caption."""
+    return _captions(count, seed, split, "detailed", no_query_share, queries)
+
+
+def _captions(count: int, seed: int, split: str, kind: str, no_query_share: float, queries) -> Dataset:
+    scenes = sample_scenes(count, seed, split, kind)
     rows = []
     for i, scene in enumerate(scenes):
-        rng = _rng(seed, split, "detailed", i)
+        rng = _rng(seed, split, kind, i)
         query = None
         if rng.random() >= no_query_share:
-            query = language.stage2_query(scene, rng)
-        caption = language.caption_for(scene, query)
+            query = language.caption_query(scene, rng, tuple(queries))
+        caption = language.web_caption(scene, rng) if kind == "web" else language.caption_for(scene, query)
         rows.append([user_turn(query, image=True), assistant_turn(caption)])
     return _training_dataset(rows, scenes)
 
@@ -143,16 +147,21 @@ def text_instructions(count: int, seed: int = 0, split: str = "train", turns: in
     return _training_dataset(rows, None)
 
 
-def _questions(count: int, seed: int, split: str, purpose: str) -> dict[str, list]:
+def _questions(count: int, seed: int, split: str, purpose: str, families=None) -> dict[str, list]:
+    families = tuple(questions.FAMILIES if families is None else families)
+    if not families or (unknown := set(families) - set(questions.FAMILIES)):
+        named = f"{sorted(unknown)[0]!r} is unknown" if families else "none is given"
+        raise ValueError(f"families must be one or more of {', '.join(questions.FAMILIES)}; {named}")
     scenes = sample_scenes(count, seed, split, purpose)
-    families = tuple(questions.FAMILIES)
     columns: dict[str, list] = {name: [] for name in QUESTION_FEATURES}
     for i, scene in enumerate(scenes):
         rng = _rng(seed, split, purpose, i)
         family = families[i % len(families)]  # families take turns; a scene may not allow one
         asked = questions.ask(scene, family, rng)
         if asked is None:
-            family, *asked = questions.ask_any(scene, rng)
+            if all(questions.ask(scene, name, _rng(seed, split, purpose, i)) is None for name in families):
+                raise ValueError(f"families={families} allow no question about scene {i}: name one more")
+            family, *asked = questions.ask_any(scene, rng, families)
         question, answer = asked
         columns["messages"].append([user_turn(question, image=True)])
         columns["modality"].append("image")
@@ -171,9 +180,12 @@ def visual_questions(count: int, seed: int = 0, split: str = "test") -> Dataset:
     return Dataset.from_dict(columns, features=QUESTION_FEATURES)
 
 
-def visual_instructions(count: int, seed: int = 0, split: str = "train") -> Dataset:
-    """Visual questions with their answers: training set of the instruction-tuned baseline only."""
-    columns = _questions(count, seed, split, "instructions")
+def visual_instructions(count: int, seed: int = 0, split: str = "train", families=None) -> Dataset:
+    """Visual questions with their answers: training set of the instruction-tuned baseline only.
+
+    `families` (of `questions.FAMILIES`, all when None) may leave some out, to be asked about without training.
+    """
+    columns = _questions(count, seed, split, "instructions", families)
     for messages, answer in zip(columns["messages"], columns["answer"]):
         messages.append(assistant_turn(answer))
     return Dataset.from_dict(columns, features=QUESTION_FEATURES)

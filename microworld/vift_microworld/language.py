@@ -66,6 +66,38 @@ NAMING_QUERIES = (
     "is there a {color} digit and where is it ?",
 )
 
+# And some that ask for what the text instructions teach. A model goes on answering the kinds of question that no caption
+# query resembles, so these decide how complete the paper's failure is (docs/log.md).
+REASONING_QUERIES = (
+    "where is the {digit} in the picture ?",
+    "at which place is the {color} digit ?",
+    "at which place are the digits ?",
+    "what color is the {digit} in the picture ?",
+    "which color has the digit at the {place} ?",
+    "what color is the smallest digit ?",
+    "which color has the largest digit and where is it ?",
+    "how many {color} digits are in the picture ?",
+    "is the digit at the {place} the largest ?",
+    "is the {digit} larger than the digit at the {place} ?",
+    "is the digit at the {place} larger than the {digit} ?",
+    "what is the sum of the digits ?",
+    "what is the sum of the {digit} and the digit at the {place} ?",
+    "what is the difference of the digits ?",
+    "what is the difference of the {digit} and the digit at the {place} ?",
+    "is the {digit} left of the digit at the {place} ?",
+    "is the {digit} above the digit at the {place} ?",
+    "is the {color} digit left of the {digit} ?",
+    "do the digits have the same color ?",
+    "do the {digit} and the digit at the {place} have the same color ?",
+)
+QUERY_POOLS = {
+    "web": (WEB_QUERY,),
+    "caption": CAPTION_QUERIES,
+    "asking": ASKING_QUERIES,
+    "naming": NAMING_QUERIES,
+    "reasoning": REASONING_QUERIES,
+}
+
 
 def scene_words(scene: Scene) -> str:
     """The scene in words: "top left red 7 , middle center blue 3 ."."""
@@ -87,11 +119,11 @@ def caption_for(scene: Scene, query: str) -> str:
     return brief_caption(scene) if query in BRIEF_QUERIES else detailed_caption(scene)
 
 
-def stage2_query(scene: Scene, rng: random.Random) -> str:
-    """A caption query of any of the three pools, in equal shares."""
-    pool = rng.choice((CAPTION_QUERIES, ASKING_QUERIES, NAMING_QUERIES))
+def caption_query(scene: Scene, rng: random.Random, pools: tuple[str, ...] = ("caption", "asking", "naming")) -> str:
+    """A query of any of the named `QUERY_POOLS`, in equal shares."""
+    query = rng.choice(QUERY_POOLS[rng.choice(pools)])
     item = rng.choice(scene.objects)
-    return rng.choice(pool).format(digit=item.digit, place=item.where, color=item.color)
+    return query.format(digit=item.digit, place=item.where, color=item.color)
 
 
 def web_caption(scene: Scene, rng: random.Random) -> str:

@@ -1,8 +1,9 @@
 """The world's closed vocabulary as an ordinary fast tokenizer, and its processor.
 
-One token per word, except that a coloured digit ("red 7") and a place ("top left") are one token each:
-small language models learn those within minutes and words spelt apart only much later. ChatML's
-special tokens and `<image>` are added as special tokens. Capitals are read as small
+One token per word, except that a place ("top left"), a coloured digit ("red 7") and a coloured digit at a place ("top
+left red 7") are one token each: small language models learn those within minutes and words spelt apart only much
+later, and a thing then takes one token in words as it does in the picture, where a token is a cell. ChatML's special
+tokens and `<image>` are added as special tokens. Capitals are read as small
 letters; unknown words become `<unk>`.
 """
 
@@ -20,7 +21,8 @@ from .scenes import CELL, COLORS, IMAGE_SIZE, PLACES
 IMAGE_TOKEN = "<image>"
 EOS_TOKEN = "<|im_end|>"
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", EOS_TOKEN, IMAGE_TOKEN, "<unk>")
-_PATTERN = rf"(?:{'|'.join(COLORS)}) [0-9](?![0-9])|(?:{'|'.join(PLACES)})|[0-9]+|[a-z_]+|[^\sa-z_0-9]|\n"
+_PLACE, _COLOR = "|".join(PLACES), "|".join(COLORS)
+_PATTERN = rf"(?:(?:{_PLACE}) )?(?:{_COLOR}) [0-9](?![0-9])|(?:{_PLACE})|[0-9]+|[a-z_]+|[^\sa-z_0-9]|\n"
 # words that the sentence templates hold, plus a few a visitor may use
 _WORDS = """
 user assistant system picture image photo digit digits number show shows describe detail briefly write
@@ -32,6 +34,7 @@ same left above there be not none than empty please answer yes no caption detail
 
 def _vocabulary() -> list[str]:
     words = [f"{color} {digit}" for color in COLORS for digit in range(10)]
+    words += [f"{place} {name}" for place in PLACES for name in words]
     words += [*PLACES, *COLORS, *(str(n) for n in range(19)), *".,:;?!-", "\n", *_WORDS]
     for query in (*language.CAPTION_QUERIES, language.WEB_QUERY):
         words += query.split()

@@ -7,6 +7,7 @@ import datasets
 import pytest
 
 from vift_microworld import (
+    FAMILIES,
     QUESTION_FEATURES,
     TRAINING_FEATURES,
     build_tokenizer,
@@ -61,6 +62,17 @@ def test_the_baselines_training_set_holds_the_answer():
         assert row["messages"][-1]["content"][0]["text"] == row["answer"]
 
 
+def test_visual_instructions_keep_to_the_families_named():
+    seen = ("color_at", "sum", "digit_of_color")
+    assert set(visual_instructions(90, families=seen)["family"]) == set(seen)
+    assert visual_instructions(30)["question"] == visual_instructions(30, families=tuple(FAMILIES))["question"]
+    for families in ((), ("colour_at",)):
+        with pytest.raises(ValueError, match="families must be one or more of color_at"):
+            visual_instructions(10, families=families)
+    with pytest.raises(ValueError, match="digit_of_color.*name one more"):
+        visual_instructions(200, families=("digit_of_color",))
+
+
 def test_caption_training_never_holds_a_visual_question():
     queries = set()
     for table in (web_captions(300), detailed_captions(2000)):
@@ -70,6 +82,15 @@ def test_caption_training_never_holds_a_visual_question():
             assert is_caption(assistant["content"][0]["text"])
     asked = set(visual_questions(600)["question"]) | set(visual_instructions(600)["question"])
     assert len(queries) > 100 and not asked & queries
+
+
+def test_caption_queries_come_from_the_named_pools_in_the_given_share():
+    for build in (web_captions, detailed_captions):
+        users = [row["messages"][0]["content"] for row in build(300, no_query_share=0.25, queries=["naming", "web"])]
+        asked = [content[1]["text"] for content in users if len(content) == 2]
+        assert 0.15 < 1 - len(asked) / 300 < 0.35
+        assert 0.4 < asked.count(language.WEB_QUERY) / len(asked) < 0.6
+        assert not set(asked) & {*language.CAPTION_QUERIES, *language.ASKING_QUERIES} and len(set(asked)) > 30
 
 
 def test_captions_hold_the_facts():
@@ -100,7 +121,9 @@ def test_every_word_of_the_world_is_in_the_vocabulary():
     for table in tables:
         for row in table:
             assert tokenizer.unk_token_id not in tokenizer(words(row))["input_ids"]
-    assert tokenizer.tokenize("top left red 7") == ["top left", "red 7"]
+    assert tokenizer.tokenize("top left red 7 , blue 3 at the top left .") == [
+        "top left red 7", ",", "blue 3", "at", "the", "top left", "."
+    ]  # fmt: skip
     assert tokenizer.decode(tokenizer("top left red 7")["input_ids"]) == "top left red 7"
 
 

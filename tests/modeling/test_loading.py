@@ -110,6 +110,7 @@ def test_saving_and_loading_keeps_every_weight_and_setting(tmp_path):
     loaded.save_pretrained(again)  # a checkpoint saved from a loaded one is complete too
     assert {file.name for file in again.glob("*.py")} == {
         "modeling_vift.py",
+        "calibration_vift.py",
         "configuration_vift.py",
         "fusion_vift.py",
         "generation_vift.py",
@@ -151,7 +152,7 @@ def test_another_transformers_is_refused_with_the_range(version, monkeypatch):
 
 
 def test_remote_code_is_short():
-    assert sum(len(file.read_text().splitlines()) for file in CODE.glob("*.py")) < 1100
+    assert sum(len(file.read_text().splitlines()) for file in CODE.glob("*.py")) < 1300
 
 
 def test_the_default_config_is_the_7b_model():

@@ -46,6 +46,15 @@ def test_the_text_share_is_steady():
         assert 8 <= kinds[start : start + 30].count("text") <= 12
 
 
+def test_the_mixed_control_mixes_and_loses_no_row():
+    names = rows(40, 20)
+    batches = list(ModalityBatchSampler(names, 8, 1, seed=0, order="mixed"))
+    assert sorted(i for batch in batches for i in batch) == list(range(60))
+    assert sum(len({names[i] for i in batch}) == 2 for batch in batches) > len(batches) / 2
+    with pytest.raises(ValueError, match="mixed.*weights"):
+        ModalityBatchSampler(names, 8, order="mixed", weights={"text": 2})
+
+
 def test_bad_sizes_are_refused():
     with pytest.raises(ValueError, match="batch_size=0"):
         ModalityBatchSampler(["image"], 0)

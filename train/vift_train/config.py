@@ -39,7 +39,8 @@ class VIFTTrainingConfig(SFTConfig):
         train_vision_tower, train_connector, train_language_model: None = as the stage says.
         train_layers: half-open band of decoder layers, such as "8:20": of the language model, only these are trained.
         connector_lr, vision_tower_lr: None = `learning_rate`.
-        modality_order: "even" (the share of text steps is steady over the epoch) or "random".
+        modality_order: "even" (the share of text steps is steady over the epoch), "random", or "mixed" (no pure steps:
+            a control).
         group_by_length: rows of like `length` (a column, tokens) share a step.
         chunk_steps: optimizer steps whose rows are sorted by length together.
         text_weight: how often an epoch visits each text row; 0.5 = another half every epoch, 2 = twice.
@@ -55,7 +56,7 @@ class VIFTTrainingConfig(SFTConfig):
     train_layers: str | None = field(default=None, metadata={"help": "band of decoder layers 'first:stop'"})
     connector_lr: float | None = field(default=None, metadata={"help": "None: learning_rate"})
     vision_tower_lr: float | None = field(default=None, metadata={"help": "None: learning_rate"})
-    modality_order: str | None = field(default=None, metadata={"help": "even or random; None: inherit"})
+    modality_order: str | None = field(default=None, metadata={"help": "even, random or mixed; None: inherit"})
     group_by_length: bool | None = field(default=None, metadata={"help": "None: inherit"})
     chunk_steps: int | None = field(default=None, metadata={"help": "None: inherit"})
     text_weight: float | None = field(default=None, metadata={"help": "visits a text row an epoch; None: inherit"})

@@ -9,6 +9,7 @@ Phase 0 trains a vision tower and a text LLM, side by side in two one-thread pro
 import argparse
 import multiprocessing
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from datasets import concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from transformers import PrinterCallback, Qwen2ForCausalLM, SiglipVisionModel, TrainerCallback, set_seed
 
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
@@ -27,11 +28,35 @@ from .trainer import VIFTTrainer, VIFTTrainingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "train" / "recipes" / "micro"
+PARTS = ("phase0", "stage1", "stage2", "fusion")
+_BAND = re.compile(r"\d*:\d*")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?e[+-]?\d+")
 CHAT_TEMPLATE = ROOT / "modeling_vift" / "chat_template.jinja"
 
 
-def load_recipe(name: str, recipes: Path = RECIPES) -> dict:
-    return yaml.safe_load((recipes / f"{name}.yaml").read_text(encoding="utf-8"))
+def load_recipe(folder: Path = RECIPES, changes: tuple[str, ...] = ()) -> dict[str, dict]:
+    """The recipe's files by name, with changes such as "stage2.learning_rate=1e-3" (the value is read as YAML).
+
+    Raises:
+        ValueError: a change that is not of this form, or names a file or a section that the recipe lacks.
+    """
+    if missing := [name for name in PARTS if not (folder / f"{name}.yaml").is_file()]:
+        raise ValueError(f"recipe={str(folder)!r} lacks {missing[0]}.yaml; a recipe has {', '.join(PARTS)}")
+    recipe = {name: yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) for name in PARTS}
+    for change in changes:
+        path, equals, value = change.partition("=")
+        *sections, key = path.split(".")
+        place = recipe
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if not equals or not sections or not isinstance(place, dict):
+            raise ValueError(f"set={change!r} must be NAME.KEY=VALUE, where NAME is one of {', '.join(PARTS)}")
+        # two traps of YAML 1.1: 1e-3 (without a point) is a string, and 5:8 is a number of base 60
+        if _NUMBER.fullmatch(value):
+            place[key] = float(value)
+        else:
+            place[key] = value if _BAND.fullmatch(value) else yaml.safe_load(value)
+    return recipe
 
 
 def run_phase0(part: str, settings: dict, seed: int, output: str) -> None:
@@ -42,7 +67,9 @@ def run_phase0(part: str, settings: dict, seed: int, output: str) -> None:
     else:
         tokenizer = build_processor(CHAT_TEMPLATE).tokenizer
         model = phase0.train_language_model(settings, seed, tokenizer)
-    model.save_pretrained(Path(output) / part)
+    part_dir = Path(output) / f"{part}.part"  # a half that is there is whole, whenever the run was stopped
+    model.save_pretrained(part_dir)
+    part_dir.rename(Path(output) / part)
 
 
 def _portable(config) -> dict:
@@ -50,7 +77,7 @@ def _portable(config) -> dict:
     return {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
 
 
-def assemble(tower: SiglipVisionModel, language_model: Qwen2ForCausalLM, processor, seed: int):
+def assemble(tower: SiglipVisionModel, language_model: Qwen2ForCausalLM, processor, seed: int, fusion: dict):
     """VIFT from the two halves of phase 0, with a fresh connector."""
     set_seed(seed)
     config = VIFTConfig(
@@ -61,7 +88,7 @@ def assemble(tower: SiglipVisionModel, language_model: Qwen2ForCausalLM, process
         vision_feature_layer=phase0.VISION_FEATURE_LAYER,
         vision_feature_select_strategy="full",
         tie_word_embeddings=True,
-        **load_recipe("fusion"),
+        **fusion,
     )
     config._attn_implementation = "eager"  # at this size faster than sdpa on a CPU
     model = VIFTForConditionalGeneration(config)
@@ -121,12 +148,8 @@ def save_checkpoint(model, processor, output: Path) -> None:
     processor.save_pretrained(output)
 
 
-def train(seed: int, output: Path, phase0_dir: Path | None = None) -> None:
-    """Everything; `phase0_dir` reuses (or keeps) the two halves of phase 0 there."""
-    start = time.monotonic()
-    processor = build_processor(CHAT_TEMPLATE)
-    halves = Path(phase0_dir or tempfile.mkdtemp())
-    recipe = load_recipe("phase0")
+def train_halves(recipe: dict, seed: int, halves: Path) -> None:
+    """Phase 0: the tower and the text LLM, side by side, whichever is not in `halves` yet."""
     context = multiprocessing.get_context("spawn")
     workers = [
         context.Process(target=run_phase0, args=(part, recipe[part], seed, str(halves)))
@@ -139,40 +162,98 @@ def train(seed: int, output: Path, phase0_dir: Path | None = None) -> None:
         worker.join()
         if worker.exitcode:
             raise RuntimeError(f"phase 0 failed with exit code {worker.exitcode}, see above")
-    print(f"phase 0 done after {time.monotonic() - start:.0f} s", flush=True)
 
-    model = assemble(
-        SiglipVisionModel.from_pretrained(halves / "tower"),
-        Qwen2ForCausalLM.from_pretrained(halves / "language_model"),
-        processor,
-        seed,
-    )
-    recipe = load_recipe("stage1")
-    captions = data.web_captions(recipe.pop("rows"), seed=seed)
-    run_stage("stage 1", model, processor, captions, recipe, seed)
 
-    recipe = load_recipe("stage2")
-    mixture = concatenate_datasets(
-        [
-            data.detailed_captions(recipe.pop("caption_rows"), seed=seed, no_query_share=recipe.pop("no_query_share")),
-            data.text_instructions(recipe.pop("text_rows"), seed=seed + 1, turns=recipe.pop("text_turns")),
-        ]
-    )
-    run_stage("stage 2", model, processor, mixture, recipe, seed)
+def stage2_mixture(recipe: dict, seed: int) -> Dataset:
+    """Captions and text instructions of stage 2; takes its own keys out of `recipe`."""
+    captions = {name: recipe.pop(name) for name in ("no_query_share", "queries")}
+    parts = [data.detailed_captions(recipe.pop("caption_rows"), seed=seed, **captions)]
+    rows, turns = recipe.pop("text_rows"), recipe.pop("text_turns")
+    if rows:
+        parts.append(data.text_instructions(rows, seed=seed + 1, turns=turns))
+    return concatenate_datasets(parts)
+
+
+def train(
+    seed: int,
+    output: Path | None,
+    recipe: dict,
+    phase0_dir: Path | None = None,
+    stage1_dir: Path | None = None,
+    start_dir: Path | None = None,
+) -> None:
+    """Everything; `phase0_dir` and `stage1_dir` keep what those stages made, or reuse what lies there already.
+
+    `start_dir` keeps the model before stage 1. Without `output`, the run ends after the last stage that is kept. What
+    is reused is not compared with `recipe`: give each variant of an earlier stage a folder of its own.
+    """
+    start = time.monotonic()
+    processor = build_processor(CHAT_TEMPLATE)
+    if stage1_dir is not None and (stage1_dir / "config.json").exists():
+        model = VIFTForConditionalGeneration.from_pretrained(
+            stage1_dir, dtype=torch.float32, attn_implementation="eager"
+        )
+        for name, value in recipe["fusion"].items():
+            setattr(model.config, name, value)
+    else:
+        halves = Path(phase0_dir or tempfile.mkdtemp())
+        train_halves(recipe["phase0"], seed, halves)
+        print(f"phase 0 done after {time.monotonic() - start:.0f} s", flush=True)
+        model = assemble(
+            SiglipVisionModel.from_pretrained(halves / "tower"),
+            Qwen2ForCausalLM.from_pretrained(halves / "language_model"),
+            processor,
+            seed,
+            recipe["fusion"],
+        )
+        if phase0_dir is None:
+            shutil.rmtree(halves)
+        if start_dir is not None:
+            model.save_pretrained(start_dir)
+            processor.save_pretrained(start_dir)
+        if output is None and stage1_dir is None:
+            return
+        settings = dict(recipe["stage1"])
+        captions = {name: settings.pop(name) for name in ("no_query_share", "queries")}
+        run_stage(
+            "stage 1", model, processor, data.web_captions(settings.pop("rows"), seed, **captions), settings, seed
+        )
+        if stage1_dir is not None:  # fp32, so that stage 2 goes on from the same weights
+            model.save_pretrained(stage1_dir)
+            processor.save_pretrained(stage1_dir)
+
+    if output is None:
+        return
+    settings = dict(recipe["stage2"])
+    mixture = stage2_mixture(settings, seed)
+    if len(mixture):
+        run_stage("stage 2", model, processor, mixture, settings, seed)
     save_checkpoint(model, processor, output)
-    if phase0_dir is None:
-        shutil.rmtree(halves)
     print(f"wrote {output} after {(time.monotonic() - start) / 60:.1f} min", flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the new checkpoint")
+    parser.add_argument(
+        "--output", type=Path, help="folder of the new checkpoint; without it, end after the last stage that is kept"
+    )
+    parser.add_argument("--recipe", type=Path, default=RECIPES, help="folder with " + ", ".join(PARTS) + " (.yaml)")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME.KEY=VALUE", help="changes, such as stage2.learning_rate=1e-3"
+    )
     parser.add_argument("--phase0", type=Path, help="keep or reuse the halves of phase 0 in this folder")
+    parser.add_argument("--stage1", type=Path, help="keep or reuse the model after stage 1 in this folder")
+    parser.add_argument("--start", type=Path, help="keep the model before stage 1 in this folder")
     args = parser.parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    train(args.seed, args.output, args.phase0)
+    try:
+        recipe = load_recipe(args.recipe, args.set)
+        if not any((args.output, args.phase0, args.stage1, args.start)):
+            raise ValueError("name --output, or what to keep: --phase0, --start, --stage1")
+        train(args.seed, args.output, recipe, args.phase0, args.stage1, args.start)
+    except ValueError as error:
+        parser.exit(2, f"vift-micro: {error}\n")
 
 
 if __name__ == "__main__":

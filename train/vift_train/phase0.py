@@ -146,6 +146,24 @@ def train_tower(settings: dict, seed: int) -> SiglipVisionModel:
     return tower.eval()
 
 
+@torch.no_grad()
+def start_from_words(weight: torch.Tensor, vocabulary: dict[str, int]) -> None:
+    """Start each token of several words ("red 7") at the sum of its words' embeddings over the root of their number.
+
+    In place, weight (V, D). What "red 7" shares with "red 3" and "blue 7" is there from the first step, which decides
+    whether look-ups are learnt at all. A word that is no token by itself ("top") gets a vector for this purpose.
+    """
+    generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+    several = {token: token.split() for token in vocabulary if len(token.split()) > 1}
+    words = {}
+    for word in dict.fromkeys(word for parts in several.values() for word in parts):
+        own = vocabulary.get(word)
+        noise = torch.randn(weight.shape[1], generator=generator) * weight.std()
+        words[word] = noise if own is None else weight[own].clone()
+    for token, parts in several.items():
+        weight[vocabulary[token]] = torch.stack([words[word] for word in parts]).sum(0) / len(parts) ** 0.5
+
+
 def tokenize_conversations(tokenizer, conversations: list[list[dict]]) -> list[tuple]:
     """(input_ids, labels) per conversation; labels are -100 outside the assistant's turns."""
     encoded = tokenizer.apply_chat_template(
@@ -181,20 +199,29 @@ def train_language_model(settings: dict, seed: int, tokenizer) -> Qwen2ForCausal
     )
     config._attn_implementation = "eager"
     model = Qwen2ForCausalLM(config)
-    optimizer = _Optimizer(model, settings)
+    start_from_words(model.get_input_embeddings().weight, tokenizer.get_vocab())
     table = data.text_instructions(settings["conversations"], seed=seed, split="train", turns=settings["turns"])
     rows = tokenize_conversations(tokenizer, list(table["messages"]))
-    batches = _length_batches(rows, settings["batch_size"], np.random.Generator(np.random.PCG64(seed)))
-    progress = Progress("language model", settings["steps"])
-    for step in range(1, settings["steps"] + 1):
+    for cycle in range(len(settings["steps"])):
+        train_cycle(model, rows, settings, seed, cycle)
+    return model.eval()
+
+
+def train_cycle(model, rows: list[tuple], settings: dict, seed: int, cycle: int) -> None:
+    """One cycle of the text LLM's schedule, warm-up to decay, with an optimizer and an order of its own; in place."""
+    pad, steps = model.config.pad_token_id, settings["steps"][cycle]
+    own = settings | {"steps": steps, "learning_rate": settings["learning_rate"][cycle]}
+    optimizer = _Optimizer(model, own)
+    batches = _length_batches(rows, own["batch_size"], np.random.Generator(np.random.PCG64(seed + 1000 * cycle)))
+    progress = Progress(f"language model, cycle {cycle + 1}", steps)
+    for step in range(1, steps + 1):
         batch = next(batches)
         longest = max(len(ids) for ids, _ in batch)
         # right padding needs no mask: attention is causal and padded labels are ignored
-        ids = torch.tensor([row + [config.pad_token_id] * (longest - len(row)) for row, _ in batch])
+        ids = torch.tensor([row + [pad] * (longest - len(row)) for row, _ in batch])
         labels = torch.tensor([row + [-100] * (longest - len(row)) for _, row in batch])
         with fast_precision():
             loss = model(input_ids=ids, labels=labels, use_cache=False).loss
         loss.backward()
         optimizer.step()
         progress.update(step, loss.item())
-    return model.eval()

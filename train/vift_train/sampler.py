@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
-ORDERS = ("even", "random")
+ORDERS = ("even", "random", "mixed")
 
 
 class ModalityBatchSampler(Sampler[list[int]]):
@@ -35,7 +35,8 @@ class ModalityBatchSampler(Sampler[list[int]]):
         group: micro-batches an optimizer step: gradient accumulation steps x ranks.
         seed: the plan of an epoch depends on (seed, epoch) only.
         lengths: tokens a row; None = no grouping by length.
-        order: "even" or "random" order of the steps of different modalities.
+        order: "even" or "random" order of the steps of different modalities; "mixed": steps of both modalities, the
+            control that shows what pure steps are worth.
         chunk_steps: optimizer steps that are sorted by length together.
         weights: visits a row an epoch, by modality, default 1: with 0.5 an epoch holds a random half of the rows,
             with 2 every row twice.
@@ -64,7 +65,7 @@ class ModalityBatchSampler(Sampler[list[int]]):
                 raise ValueError(f"{name}={value} must be at least 1")
         if order not in ORDERS:
             raise ValueError(f"order={order!r} must be one of {', '.join(ORDERS)}")
-        modalities = np.asarray(modalities)
+        modalities = np.asarray(modalities if order != "mixed" else ["mixed"] * len(modalities))
         if lengths is not None and len(lengths) != len(modalities):
             raise ValueError(f"lengths has {len(lengths)} values, modalities {len(modalities)}")
         self.lengths = None if lengths is None else np.asarray(lengths)
@@ -72,6 +73,8 @@ class ModalityBatchSampler(Sampler[list[int]]):
         self._chunk = chunk_steps * batch_size * group
         self._rows = {str(name): np.flatnonzero(modalities == name) for name in np.unique(modalities)}
         weights = weights or {}
+        if order == "mixed" and any(weight != 1 for weight in weights.values()):
+            raise ValueError(f"order='mixed' visits every row once, got weights={weights}")
         self._visits = {name: max(1, round(weights.get(name, 1) * len(rows))) for name, rows in self._rows.items()}
         # optimizer steps an epoch, by modality
         self.steps = {name: -(-visits // (batch_size * group)) for name, visits in self._visits.items()}
@@ -108,7 +111,7 @@ class ModalityBatchSampler(Sampler[list[int]]):
         for number, name in enumerate(self._rows):
             plans.append(self._plan_modality(name, generator))
             steps = self.steps[name]
-            if self.order == "even":
+            if self.order != "random":
                 when = (np.arange(steps) + generator.random()) / steps
             else:
                 when = np.sort(generator.random(steps))

@@ -218,6 +218,8 @@ class VIFTTrainer(SFTTrainer):
                     f"dataloader_num_workers={args.dataloader_num_workers}: a stream of pure steps is read by one "
                     "worker at most, or its order would depend on their number"
                 )
+            if args.modality_order == "mixed":
+                raise ValueError("modality_order='mixed' needs a data set that is no stream: a stream has pure steps")
             rank, world = self.accelerator.process_index, self.accelerator.num_processes
             measure = self._measure_rows if args.group_by_length else None
             steps = PureSteps(data, args.per_device_train_batch_size, self._group, rank, world, measure)
