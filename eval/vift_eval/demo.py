@@ -91,7 +91,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError(f"--output={args.output} must end in .png, .pdf or .svg")
 
 
-def load_model(name: str):
+def load_model(name: str, dtype: str = "float32"):
     """(model, processor) of a VIFT checkpoint.
 
     The config is looked at first, so that no code of a repository is run that is no VIFT model.
@@ -117,7 +117,7 @@ def load_model(name: str):
         kind = config.get("model_type") or "unknown"
         raise UserError(f"--model={name} is not a VIFT model: its model_type is {kind!r}")
     try:
-        model = AutoModelForImageTextToText.from_pretrained(name, trust_remote_code=True, dtype="float32")
+        model = AutoModelForImageTextToText.from_pretrained(name, trust_remote_code=True, dtype=dtype)
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
     except Exception as error:  # a damaged file raises whatever its reader raises
         raise UserError(f"--model={name} does not load ({first_line(error)})") from error
