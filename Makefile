@@ -1,4 +1,4 @@
-# make demo | test | micro | lint | format | clean. Each sets up what it needs in .venv and works first,
+# make demo | test | micro | space | lint | format | clean. Each sets up what it needs in .venv and works first,
 # on a fresh clone. Variables:
 #   PYTHON      interpreter for the environment (>= 3.11)
 #   TORCH_ARGS  extra arguments for installing torch, e.g. --index-url with PyTorch's index of CPU builds on a
@@ -14,7 +14,7 @@ PIP   := $(VENV)/bin/python -m pip --disable-pip-version-check
 FILES := pyproject.toml constraints.txt
 STAMP := $(VENV)/.stamp
 
-.PHONY: demo test micro lint format clean
+.PHONY: demo test micro space lint format clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)-microworld
@@ -26,6 +26,10 @@ test: $(STAMP)-dev
 # Into a folder of its own; compare with: make demo ARGS="--model runs/vift-micro"
 micro: $(STAMP)-train
 	@$(VENV)/bin/vift-micro --output runs/vift-micro $(ARGS)
+
+# Another port: make space ARGS="--port 8000"
+space: $(STAMP)-space
+	@$(VENV)/bin/python space/app.py --open $(ARGS)
 
 lint: $(STAMP)-ruff
 	@$(VENV)/bin/ruff check .
@@ -50,7 +54,7 @@ $(STAMP)-torch: $(STAMP)-venv constraints.txt
 	$(PIP) install $(TORCH_ARGS) $(TORCH)
 	@touch $@
 
-$(STAMP)-microworld $(STAMP)-train $(STAMP)-dev: $(STAMP)-%: $(STAMP)-torch $(FILES)
+$(STAMP)-microworld $(STAMP)-train $(STAMP)-space $(STAMP)-dev: $(STAMP)-%: $(STAMP)-torch $(FILES)
 	$(PIP) install -c constraints.txt -e '.[$*]'
 	@touch $@
 

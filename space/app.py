@@ -87,8 +87,8 @@ def about(engine: Engine) -> str:
         f"**Model**: {where}, {engine.model.num_parameters() / 1e6:.1f} million parameters, {engine.num_layers} "
         f"layers, on {engine.device}. Its own fusion: {', '.join(f'{k} {v}' for k, v in settings.items())}.\n\n{world}"
         "**What you see**: β = 0 is the model without fusion. As β grows, descriptions give way to answers; with "
-        "more, the question drowns the picture, and the answer becomes the one given blind; with much more, or in many "
-        "layers, words fall apart. A good β on one model need not be good on another.\n\n"
+        "more, the question drowns the picture, and the answer becomes the one given blind; with much more, or in "
+        "many layers, words fall apart. A good β on one model need not be good on another.\n\n"
         "**What it cannot**: fusion brings nothing that the model did not learn from captions and text. Pictures are "
         "reduced to the size the model reads. Pictures are deleted from this server within hours and not used.\n\n"
         "**Papers**: [Do we Really Need Visual Instructions?](https://arxiv.org/abs/2502.11427) (the method), "
@@ -211,6 +211,27 @@ def build(engine: Engine) -> gr.Blocks:
     return demo
 
 
+def launch(engine: Engine, **options):
+    """Serves the page; `options` of `gr.Blocks.launch`. Returns what it returns: app, local and shared address."""
+    return (
+        build(engine)
+        .queue(max_size=limits.MAX_WAITING)
+        .launch(
+            share=False,
+            css=views.CSS,
+            # the semi-bold that gradio brings lacks most letters
+            theme=gr.themes.Default(font=[LocalFont("Source Sans Pro", weights=(400, 700)), Font("sans-serif")]),
+            footer_links=["api"],
+            show_error=True,  # gradio's own errors, such as a word for a number; ours are messages already
+            max_file_size=limits.MAX_FILE,
+            mcp_server=True,
+            ssr_mode=False,
+            app_kwargs={"middleware": [Middleware(limits.RequestSizeLimit)]},
+            **options,
+        )
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=os.environ.get("VIFT_MODEL") or str(BUNDLED))
@@ -223,20 +244,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"space: error: {error}", file=sys.stderr)
         return 2
     screen = sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
-    build(engine).queue(max_size=limits.MAX_WAITING).launch(
-        server_port=args.port,
-        inbrowser=args.open and screen,
-        share=False,
-        css=views.CSS,
-        # the semi-bold that gradio brings lacks most letters
-        theme=gr.themes.Default(font=[LocalFont("Source Sans Pro", weights=(400, 700)), Font("sans-serif")]),
-        footer_links=["api"],
-        show_error=True,  # of gradio itself, such as a word for a number; ours are messages already
-        max_file_size=limits.MAX_FILE,
-        mcp_server=True,
-        ssr_mode=False,
-        app_kwargs={"middleware": [Middleware(limits.RequestSizeLimit)]},
-    )
+    launch(engine, server_port=args.port, inbrowser=args.open and screen)
     return 0
 
 

@@ -24,6 +24,7 @@ CSS = """
 .vift-blind {background: #8d7bb8} .vift-garbage {background: #8a8a8a}
 .vift-scale {display: flex; justify-content: space-between; font-size: .85rem; opacity: .85}
 .vift-runs, .vift-map {border-collapse: collapse; margin: .6rem 0; color: var(--body-text-color)}
+.prose :is(.vift-runs, .vift-map, .vift-map tr, .vift-runs tr) {border: none}
 .vift-runs {width: 100%}
 .prose .vift-runs :is(td, th) {border: none; border-top: 1px solid var(--border-color-primary); padding: .25rem .5rem;
   text-align: left; vertical-align: top}

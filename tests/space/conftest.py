@@ -1,0 +1,98 @@
+"""The Space as a visitor meets it: `python space/app.py` in a process of its own, and a real browser."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="vift-test-gradio-")
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
+--disable-component-update --disable-sync".split()
+
+
+class Server:
+    """Address, process and log of a running Space."""
+
+    def __init__(self, folder: Path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url, self.log = f"http://127.0.0.1:{port}", folder / "server.log"
+        command = [sys.executable, str(ROOT / "space" / "app.py"), "--port", str(port)]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                httpx.get(self.url, timeout=5).raise_for_status()
+                return
+            except httpx.HTTPError:
+                text = self.log.read_text()
+                assert self.process.poll() is None and time.monotonic() < deadline, f"the Space did not start:\n{text}"
+                time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("space"))
+    yield server
+    server.process.terminate()
+    server.process.wait(timeout=20)
+    shutil.rmtree(os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+
+
+def chromium() -> str:
+    """A browser is part of what `tests/space` needs: without one it fails, it does not skip."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.fail("tests/space needs Chromium: apt-get install chromium, or CHROMIUM=/path/to/it", pytrace=False)
+    return found
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    from playwright.sync_api import sync_playwright
+
+    executable = chromium()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM, headless=True)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, server):
+    """Opens the page, with options of a browser context; at the end, the console must have been quiet."""
+    complaints, contexts = [], []
+
+    def open_page(**options):
+        context = browser.new_context(**({"viewport": {"width": 1280, "height": 1000}} | options))
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("response", lambda r: complaints.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith((server.url, "data:", "blob:")) else complaints.append(r.url),
+        )
+        page.goto(server.url)
+        page.locator("#ask").wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
