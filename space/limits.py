@@ -4,6 +4,7 @@ Questions: length, markup, special tokens. Pictures: `vift_eval.images` refuses 
 `MAX_PIXELS` before anything is decoded. Requests: `RequestSizeLimit` ends a body that is too long while it arrives.
 """
 
+import contextlib
 import inspect
 import logging
 import re
@@ -113,26 +114,24 @@ class RequestSizeLimit:
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > limit:
             return await self.refuse(send, limit)
-        arrived, started = 0, False
+        arrived, too_long = 0, False
 
         async def counted():
-            nonlocal arrived
+            nonlocal arrived, too_long
             message = await receive()
             arrived += len(message.get("body", b""))
-            if arrived > limit:
+            if too_long := arrived > limit:
                 raise BodyTooLong
             return message
 
-        async def watched(message):
-            nonlocal started
-            started = True
-            await send(message)
+        async def unless_too_long(message):
+            if not too_long:  # else the reader's own complaint that the body broke off
+                await send(message)
 
-        try:
-            await self.app(scope, counted, watched)
-        except BodyTooLong:
-            if not started:
-                await self.refuse(send, limit)
+        with contextlib.suppress(BodyTooLong):
+            await self.app(scope, counted, unless_too_long)
+        if too_long:
+            await self.refuse(send, limit)
 
     async def refuse(self, send, limit):
         body = b'{"detail": "the request is longer than %d bytes"}' % limit
