@@ -41,4 +41,9 @@ def no_picture(folder: Path) -> Path:
     return path
 
 
-REFUSED = {fifty_megapixels: "million pixels", bomb: "million pixels", corrupt: "corrupt.png", no_picture: "not a picture"}
+REFUSED = {
+    fifty_megapixels: "million pixels",
+    bomb: "million pixels",
+    corrupt: "corrupt.png",
+    no_picture: "not a picture",
+}

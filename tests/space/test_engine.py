@@ -1,4 +1,4 @@
-"""The engine's answers are those of `generate()`; what fusion moves is what the formula says; nobody's stop is lost."""
+"""The engine's answers are those of `generate()`; what fusion moves is what the formula says."""
 
 import sys
 import time
@@ -47,7 +47,7 @@ def alone(engine, row, **fusion):
 @pytest.mark.parametrize("rule", ["cascade", "additive", "independent"])
 def test_both_answers_are_those_of_generate(engine, rule):
     fusion = {"fusion_layers": "0:4", "fusion_rule": rule}
-    for row in visual_questions(6, seed=3):
+    for row in visual_questions(3, seed=3):
         pair = last(engine.answers(ask(row["question"]), row["images"][0], [UNFUSED, (0.9, 0.4)], fusion, 40))
         assert pair == [alone(engine, row, fusion=False), alone(engine, row, alpha=0.9, beta=0.4, **fusion)]
 
