@@ -12,13 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.space import chromium
+
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="vift-test-gradio-")
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
---disable-component-update --disable-sync".split()
-
 TIMEOUT = 60_000  # milliseconds; of a busy machine
 
 
@@ -56,23 +55,17 @@ def server(tmp_path_factory):
     shutil.rmtree(os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 
-def chromium() -> str:
-    """A browser is part of what `tests/space` needs: without one it fails, it does not skip."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.fail("tests/space needs Chromium: apt-get install chromium, or CHROMIUM=/path/to/it", pytrace=False)
-    return found
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory):
+@pytest.fixture(scope="module")  # closed before another room needs an event loop of its own
+def browser():
+    """A browser is part of what these tests need: without one they fail, they do not skip."""
     from playwright.sync_api import expect, sync_playwright
 
-    executable = chromium()
+    executable = chromium.find()
+    if executable is None:
+        pytest.fail(chromium.MISSING, pytrace=False)
     expect.set_options(timeout=TIMEOUT)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM, headless=True)
+        browser = playwright.chromium.launch(executable_path=executable, args=chromium.ARGUMENTS)
         yield browser
         browser.close()
 

@@ -1,7 +1,7 @@
 """Load on a running Space: clients that ask one after the other, as fast as they are answered.
 
     python space/app.py &
-    python tests/space/load.py http://127.0.0.1:7860 --clients 20 --seconds 60
+    python -m tests.space.load http://127.0.0.1:7860 --clients 20 --seconds 60
 
 Every answer is compared with the one the same question and beta got when asked alone. Exit status 1 where an answer
 was lost or another one. Prints one line of JSON; `first_answer_s` is the first that a fresh Space gives.

@@ -9,18 +9,20 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from tests.space.conftest import CHROMIUM, chromium
+from tests.space import chromium
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 
 
 def main() -> None:
+    if chromium.find() is None:
+        sys.exit(chromium.MISSING)
     url, folder = sys.argv[1], Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     views = {"desk": {"viewport": {"width": 1280, "height": 900}}, "phone": PHONE}
     views["dark"] = views["desk"] | {"color_scheme": "dark"}
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM)
+        browser = playwright.chromium.launch(executable_path=chromium.find(), args=chromium.ARGUMENTS)
         for name, options in views.items():
             page = browser.new_context(**options).new_page()
             page.goto(url)

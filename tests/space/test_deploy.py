@@ -5,11 +5,13 @@ import re
 import subprocess
 import sys
 import sysconfig
+from pathlib import Path
 
 import yaml
 
 from space import assemble
-from tests.space.conftest import ROOT
+
+ROOT = Path(__file__).parents[2]
 
 
 def pins(name):
