@@ -13,6 +13,7 @@ import os
 import random
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +23,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported: i
 
 import gradio as gr  # noqa: E402
 from gradio.themes.utils.fonts import Font, LocalFont  # noqa: E402
+from PIL import Image  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 
 from modeling_vift.fusion_vift import FUSION_RULES, FUSION_SPANS, resolve_fusion  # noqa: E402
@@ -41,14 +43,16 @@ EXAMPLE_FAMILIES = ("count", "smallest", "color_of", "color_at", "difference", "
 DEFAULT = "this model's own"
 
 
-def examples() -> list[list]:
-    """[picture, question, right answer, scene in words]: of each family the first that a row of scenes allows."""
+def examples(folder: Path) -> list[list]:
+    """[picture file, question, right answer, scene in words]: of each family the first that a row of scenes allows."""
     rows = []
     scenes = iter(sample_scenes(100, 0, "test", "space"))
     for family in EXAMPLE_FAMILIES:
         while (asked := ask(scene := next(scenes), family, random.Random(family))) is None:
             pass
-        rows.append([scene_picture(scene), *asked, language.scene_words(scene)])
+        path = folder / f"{family}.png"
+        scene_picture(scene).save(path)
+        rows.append([str(path), *asked, language.scene_words(scene)])
     return rows
 
 
@@ -99,16 +103,18 @@ def about(engine: Engine) -> str:
 
 
 def build(engine: Engine) -> gr.Blocks:
-    endpoints, named, rows = Endpoints(engine), presets(engine.config), examples()
+    # static: gradio copies an example's file to where it deletes files after a while
+    gr.set_static_paths(folder := tempfile.mkdtemp(prefix="vift-space-examples-"))
+    endpoints, named, rows = Endpoints(engine), presets(engine.config), examples(Path(folder))
     alpha0, beta0, first0, stop0, rule0, span0 = named[DEFAULT]
     opening, spoken, strip0 = rows[0], ("", ""), None
     if engine.small:  # answers for the first view, which warm the model up, too
         for row in rows:
-            *_, spoken = endpoints.ask(row[0], row[1], *named[DEFAULT], engine.longest)
+            *_, spoken = endpoints.ask(Image.open(row[0]), row[1], *named[DEFAULT], engine.longest)
             if spoken[0] != spoken[1]:
                 opening = row
                 break
-        strip0, _ = endpoints.sweep(opening[0], opening[1], *named[DEFAULT], engine.longest)
+        strip0, _ = endpoints.sweep(Image.open(opening[0]), opening[1], *named[DEFAULT], engine.longest)
 
     with gr.Blocks(title="Ability fusion, seen", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
         gr.Markdown(INTRO)
@@ -243,6 +249,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"space: error: {error}", file=sys.stderr)
         return 2
+    # a folder of this process alone: gradio empties it at the end, under names that another Space may have, too
+    os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="vift-space-"))
     screen = sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
     launch(engine, server_port=args.port, inbrowser=args.open and screen)
     return 0

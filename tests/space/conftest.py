@@ -1,11 +1,9 @@
 """The Space as a visitor meets it: `python space/app.py` in a process of its own, and a real browser."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -15,7 +13,6 @@ import pytest
 from tests.space import chromium
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="vift-test-gradio-")
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 60_000  # milliseconds; of a busy machine
@@ -30,8 +27,9 @@ class Server:
             port = free.getsockname()[1]
         self.url, self.log = f"http://127.0.0.1:{port}", folder / "server.log"
         command = [sys.executable, str(ROOT / "space" / "app.py"), "--port", str(port)]
+        env = os.environ | {"GRADIO_TEMP_DIR": str(folder / "gradio")}
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 300  # seconds; a dozen on a machine with nothing else to do
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
@@ -52,7 +50,6 @@ def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("space"))
     yield server
     server.stop()
-    shutil.rmtree(os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="module")  # closed before another room needs an event loop of its own

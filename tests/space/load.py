@@ -30,7 +30,7 @@ def run(url: str, clients: int, seconds: float, questions: int = 6) -> dict:
     first_answer = time.monotonic() - start
     alone = [first.predict(**request, api_name="/ask") for request in asked]
     # the page's description is the same for all; each has a session of its own
-    connected = [Client(url, verbose=False) for _ in range(clients)]
+    connected = [Client(url, verbose=False, httpx_kwargs={"timeout": 120}) for _ in range(clients)]
     waits, errors, different = [], [], []
     stop = time.monotonic() + seconds
 

@@ -240,12 +240,13 @@ def test_nothing_of_ours_failed_unexpectedly(server):
 # --- those who leave ----------------------------------------------------------------------------
 
 
-def test_who_disconnects_mid_stream_frees_the_slot():
+def test_who_disconnects_mid_stream_frees_the_slot(monkeypatch, tmp_path):
     """Both slots taken by answers of ten seconds; their clients vanish; the next is served, the model rests."""
     from space.app import launch
     from space.engine import Engine
     from vift_eval.demo import BUNDLED
 
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     engine, steps, delay = Engine(str(BUNDLED)), [], [0.0]
     engine.model.register_forward_pre_hook(lambda *_: (steps.append(1), time.sleep(delay[0]))[0])
     _, url, _ = launch(engine, prevent_thread_lock=True, quiet=True)

@@ -235,8 +235,7 @@ def test_keyboard_alone_is_enough(visit):
     with page.expect_response(re.compile("queue/join")):
         page.keyboard.press("Space")
     idle(page)
-    tab_to("[role=tab]")
-    page.keyboard.press("ArrowRight")
+    tab_to("#inside-button")
     page.keyboard.press("Enter")
     tab_to("#move")
     page.keyboard.press("Enter")
