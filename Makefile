@@ -1,5 +1,5 @@
-# make demo | test | versions | micro | paper | lint | format | clean. Each sets up what it needs in .venv and works first,
-# on a fresh clone. Variables:
+# make demo | test | versions | micro | paper | space | lint | format | clean. Each sets up what it needs in .venv and
+# works first, on a fresh clone. Variables:
 #   PYTHON      interpreter for the environment (>= 3.11)
 #   TORCH_ARGS  extra arguments for installing torch, e.g. --index-url with PyTorch's index of CPU builds on a
 #               machine without a GPU (much smaller)
@@ -17,7 +17,7 @@ PIP   := $(VENV)/bin/python -m pip --disable-pip-version-check
 FILES := pyproject.toml constraints.txt
 STAMP := $(VENV)/.stamp
 
-.PHONY: demo test versions micro paper lint format clean
+.PHONY: demo test versions micro paper space lint format clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)-microworld
@@ -34,6 +34,7 @@ versions-%: constraints.txt pyproject.toml
 	sed 's/^transformers==.*/transformers==$*/' constraints.txt > .venv-$*/constraints.txt
 	.venv-$*/bin/python -m pip install $(TORCH_ARGS) $(TORCH)
 	.venv-$*/bin/python -m pip install -c .venv-$*/constraints.txt -e '.[dev]'
+	.venv-$*/bin/python -m pip uninstall -y torchvision
 	.venv-$*/bin/python -m pytest $(ARGS)
 
 # Into a folder of its own; compare with: make demo ARGS="--model runs/vift-micro"
@@ -43,6 +44,10 @@ micro: $(STAMP)-train
 # Every claim of the paper over three seeds; stopped or killed, it goes on where it was. Writes docs/paper/.
 paper: $(STAMP)-train
 	@$(VENV)/bin/python -m vift_eval.paper $(ARGS)
+
+# Another port: make space ARGS="--port 8000"
+space: $(STAMP)-space
+	@$(VENV)/bin/python space/app.py --open $(ARGS)
 
 lint: $(STAMP)-ruff
 	@$(VENV)/bin/ruff check .
@@ -67,7 +72,7 @@ $(STAMP)-torch: $(STAMP)-venv constraints.txt
 	$(PIP) install $(TORCH_ARGS) $(TORCH)
 	@touch $@
 
-$(STAMP)-microworld $(STAMP)-train: $(STAMP)-%: $(STAMP)-torch $(FILES)
+$(STAMP)-microworld $(STAMP)-train $(STAMP)-space: $(STAMP)-%: $(STAMP)-torch $(FILES)
 	$(PIP) install -c constraints.txt -e '.[$*]'
 	@touch $@
 

@@ -92,7 +92,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def load_model(name: str, revision: str | None = None, dtype: str = "float32"):
-    """(model, processor) of a VIFT checkpoint, on the CPU.
+    """(model, processor) of a VIFT checkpoint.
 
     The config is looked at first, so that no code of a repository is run that is no VIFT model.
     """

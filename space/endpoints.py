@@ -1,0 +1,205 @@
+"""What the Space answers: every public method of `Endpoints` is an endpoint of the API and an MCP tool.
+
+Their docstrings and annotations are what clients and language models read. All settings of a request are arguments;
+the object keeps nothing of it, so that visitors with different settings do not mix.
+"""
+
+import random
+
+from PIL import Image
+
+from vift_microworld import FAMILIES, language, render, sample_scenes
+from vift_microworld.questions import ask_any
+
+from . import views
+from .engine import UNFUSED, Engine
+from .limits import messages_only
+
+SWEEP_POINTS = 17
+
+
+def scene_picture(scene) -> Image.Image:
+    """The scene eight times enlarged; the micro-world's processor reduces it to the very same pixels."""
+    return Image.fromarray(render([scene])[0]).resize((384, 384), Image.Resampling.NEAREST)
+
+
+def band(first_layer: float, stop_layer: float, rule: str, span: str) -> dict:
+    """Keywords of `generate()`, which says what is wrong with a reversed band."""
+    return {"fusion_layers": f"{int(first_layer)}:{int(stop_layer)}", "fusion_rule": rule, "fusion_span": span}
+
+
+def user_turn(picture, question: str) -> list[dict]:
+    if picture is None:
+        raise ValueError("there is no picture: upload one, or press “New scene”")
+    return [{"role": "user", "content": question}]
+
+
+class Endpoints:
+    """The functions behind the buttons, for one `Engine`."""
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        self.beta_top = min(2.0, 6 * abs(engine.defaults.beta) or 0.6)  # where the strip ends
+
+    @messages_only
+    def ask(
+        self,
+        picture,
+        question: str,
+        alpha: float,
+        beta: float,
+        first_layer: int,
+        stop_layer: int,
+        rule: str,
+        span: str,
+        max_new_tokens: int,
+    ):
+        """
+        Ask a question about a picture, without and with ability fusion.
+
+        Args:
+            picture: the picture; at most 25 million pixels and 10 MB.
+            question: at most 1000 characters.
+            alpha: weight of the run with the picture, 0 to 2.
+            beta: weight of the run without it, 0 to 2.
+            first_layer: first fused layer, counted from 0.
+            stop_layer: first layer after the fused ones.
+            rule: "cascade", "additive" or "independent".
+            span: which tokens are written: "all", "after_image" or "reference".
+            max_new_tokens: most tokens of an answer.
+
+        Returns:
+            The answer without fusion, the answer with fusion, and a remark (often empty). Both answers grow.
+        """
+        turns, fusion = user_turn(picture, question), band(first_layer, stop_layer, rule, span)
+        remark = None
+        for plain, fused in self.engine.answers(turns, picture, [UNFUSED, (alpha, beta)], fusion, int(max_new_tokens)):
+            if remark is None:
+                unknown = ", ".join(self.engine.unknown(question))
+                remark = f"The model does not know: {unknown} (its vocabulary is closed)." if unknown else ""
+            yield plain, fused, remark
+
+    @messages_only
+    def sweep(
+        self,
+        picture,
+        question: str,
+        alpha: float,
+        beta: float,
+        first_layer: int,
+        stop_layer: int,
+        rule: str,
+        span: str,
+        max_new_tokens: int,
+    ):
+        """
+        Ask the same question at growing beta: where descriptions end, where answers begin, where garbage starts.
+
+        Args:
+            picture: the picture; at most 25 million pixels and 10 MB.
+            question: at most 1000 characters.
+            alpha: weight of the run with the picture, 0 to 2.
+            beta: the beta that is marked in the strip.
+            first_layer: first fused layer, counted from 0.
+            stop_layer: first layer after the fused ones.
+            rule: "cascade", "additive" or "independent".
+            span: which tokens are written: "all", "after_image" or "reference".
+            max_new_tokens: most tokens of an answer.
+
+        Returns:
+            The strip as HTML, and the points as a list of {"beta", "kind", "answer"}.
+        """
+        turns, fusion = user_turn(picture, question), band(first_layer, stop_layer, rule, span)
+        top = max(self.beta_top, beta)
+        betas = [round(top * k / (SWEEP_POINTS - 1), 4) for k in range(SWEEP_POINTS)]
+        *_, texts = self.engine.answers(turns, picture, [(alpha, b) for b in betas], fusion, int(max_new_tokens))
+        *_, (blind,) = self.engine.answers(turns, None, [UNFUSED], fusion, int(max_new_tokens))
+        points = [{"beta": b, "kind": views.kind_of(text, blind), "answer": text} for b, text in zip(betas, texts)]
+        return views.strip(question, points, blind, beta), points
+
+    @messages_only
+    def movement(
+        self,
+        picture,
+        question: str,
+        alpha: float,
+        beta: float,
+        first_layer: int,
+        stop_layer: int,
+        rule: str,
+        span: str,
+    ):
+        """
+        How far fusion moves each token of the prompt, layer by layer.
+
+        Args:
+            picture: the picture; at most 25 million pixels and 10 MB.
+            question: at most 1000 characters.
+            alpha: weight of the run with the picture, 0 to 2.
+            beta: weight of the run without it, 0 to 2.
+            first_layer: first fused layer, counted from 0.
+            stop_layer: first layer after the fused ones.
+            rule: "cascade", "additive" or "independent".
+            span: which tokens are written: "all", "after_image" or "reference".
+
+        Returns:
+            The heat map as HTML, and its numbers: {"tokens", "layers", "moved"}, moved as shares of each length.
+        """
+        turns, fusion = user_turn(picture, question), band(first_layer, stop_layer, rule, span)
+        found = self.engine.movement(turns, picture, {"alpha": alpha, "beta": beta} | fusion)
+        return views.heat_map(found, range(int(first_layer), int(stop_layer))), found
+
+    @messages_only
+    def chat(
+        self,
+        message: str,
+        history: list,
+        picture,
+        fused: bool,
+        alpha: float,
+        beta: float,
+        first_layer: int,
+        stop_layer: int,
+        rule: str,
+        span: str,
+        max_new_tokens: int,
+    ):
+        """
+        One more turn of a conversation about a picture.
+
+        Args:
+            message: what is said next, at most 1000 characters.
+            history: the turns so far, each {"role", "content"}, user first.
+            picture: the picture, shown in the first turn; there may be none.
+            fused: whether to fuse.
+            alpha: weight of the run with the picture, 0 to 2.
+            beta: weight of the run without it, 0 to 2.
+            first_layer: first fused layer, counted from 0.
+            stop_layer: first layer after the fused ones.
+            rule: "cascade", "additive" or "independent".
+            span: which tokens are written: "all", "after_image" or "reference".
+            max_new_tokens: most tokens of an answer.
+
+        Returns:
+            An empty line for the next message, and the conversation with the reply, which grows.
+        """
+        turns = [*(history or []), {"role": "user", "content": message}]
+        pair, fusion = (alpha, beta) if fused else UNFUSED, band(first_layer, stop_layer, rule, span)
+        for (reply,) in self.engine.answers(turns, picture, [pair], fusion, int(max_new_tokens)):
+            yield "", [*turns, {"role": "assistant", "content": reply or "(nothing)"}]
+
+    @messages_only
+    def new_scene(self, seed: float | None = None):
+        """
+        A micro-world scene that training never saw, a question about it and the right answer.
+
+        Args:
+            seed: the same number gives the same scene; none gives any.
+
+        Returns:
+            The picture, the question, the right answer, and the scene in words.
+        """
+        seed = random.randrange(10**9) if seed is None else int(seed)
+        scene = sample_scenes(1, seed, "test", "space")[0]
+        _, question, answer = ask_any(scene, random.Random(f"{seed}/space"), tuple(FAMILIES))
+        return scene_picture(scene), question, answer, language.scene_words(scene)
