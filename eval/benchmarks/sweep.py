@@ -6,9 +6,9 @@
 Three ways to ask 7 betas x 4 bands on the micro-world's validation questions:
 
 - sweep: one `vift-sweep`, from start to report;
-- commands: 28 times `python -m lmms_eval`, one a setting (with --processes K, every 28/K-th of them, times 28/K);
-- loop: 28 times in one process with the model loaded once: render, preprocess, `generate()`; no scoring. Compared
-  with what the sweep took for asking and scoring in its process (model loading included).
+- commands: 28 times `python -m lmms_eval`, one a setting (with --processes K, K of them evenly spread, times 28/K);
+- in one process: model and questions loaded once, nothing scored. For each batch and setting in turn, the plain way
+  (render, preprocess, `generate()`) and the sweep's way (`vift_eval.reuse`), so that both see the same machine.
 
 Times are CPU seconds of the processes and wall seconds; on a busy machine only the first mean something.
 """
@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,23 +42,53 @@ def children(command: list[str]) -> dict:
     return {"cpu": cpu, "wall": time.monotonic() - start}
 
 
-def loop(args) -> tuple[dict, dict]:
-    """(times, setting -> document -> answer) of 28 runs in this process."""
+def in_one_process(args) -> tuple[dict, dict, int]:
+    """(seconds by way, setting -> document -> answer of the plain way, number of answers that differ between ways)."""
+    from dataclasses import replace
+
     from vift_eval.lmms_model import VIFTChat
-    from vift_eval.sweep import load_tasks
+    from vift_eval.reuse import Shared, answer
+    from vift_eval.sweep import load_tasks, same_fusion
 
     (task,) = load_tasks([TASK], str(ROOT / "eval/tasks")).values()
     task.build_all_requests(limit=args.limit)
     lm = VIFTChat(args.model, batch_size=args.batch_size)
     lm.task_dict = {TASK: task.dataset}
-    requests, answers = task.instances, {}
-    cpu, wall = time.process_time(), time.monotonic()
-    for band in BANDS:
-        for beta in BETAS:
-            lm.fusion = {"fusion": True, "beta": beta, "fusion_layers": band}
-            said = lm.generate_until(requests)
-            answers[f"{beta}/{band}"] = {one.doc_id: two.text for one, two in zip(requests, said)}
-    return {"cpu": time.process_time() - cpu, "wall": time.monotonic() - wall}, answers
+    engine, requests = lm.engine, task.instances
+    seconds = {way: {"cpu": 0.0, "wall": 0.0} for way in ("plain", "reuse")}
+    answers: dict = {}
+    different = 0
+
+    @contextmanager
+    def timed(way):
+        cpu, wall = time.process_time(), time.monotonic()
+        yield
+        seconds[way]["cpu"] += time.process_time() - cpu
+        seconds[way]["wall"] += time.monotonic() - wall
+
+    for request, members in lm._batches(requests, [lm._generation_kwargs(one) for one in requests]):
+        chosen = [requests[i] for i in members]
+        with timed("reuse"):
+            inputs = engine.inputs([lm._prompt(lm._chat(one)) for one in chosen])
+            shared, known = Shared.of(engine, inputs, range(8)), [[] for _ in chosen]
+        done: dict = {}
+        for band in BANDS:
+            for beta in BETAS:
+                fusion = {"fusion": True, "beta": beta, "fusion_layers": band}
+                with timed("plain"):
+                    again = engine.inputs([lm._prompt(lm._chat(one)) for one in chosen])
+                    expected = engine.generate(again, replace(request, fusion=fusion))
+                with timed("reuse"):
+                    same = same_fusion(engine.settings(replace(request, fusion=fusion)))
+                    if same not in done:
+                        given = {"fusion": False} if same == "unfused" else fusion
+                        done[same] = answer(engine, shared, replace(request, fusion=given), known)
+                        for row, one in zip(known, done[same]):
+                            row[:] = [one, *(other for other in row if other.text != one.text)]
+                different += sum(one != other for one, other in zip(expected, done[same]))
+                entry = answers.setdefault(f"{beta}/{band}", {})
+                entry.update({one.doc_id: two.text for one, two in zip(chosen, expected)})
+    return seconds, answers, different
 
 
 def main() -> None:
@@ -95,7 +126,7 @@ def main() -> None:
 
     naive, scale = {"cpu": 0.0, "wall": 0.0}, 28 / args.processes
     for number in range(args.processes):
-        index = int(number * scale)
+        index = int((number + 0.5) * scale)
         beta, band = BETAS[index % 7], BANDS[index // 7]
         output = args.folder / f"run-{index}"
         once = children(
@@ -119,19 +150,18 @@ def main() -> None:
         assert abs(value - table[beta, band]) < 1e-9, (beta, band, value, table[beta, band])
         naive = {name: naive[name] + scale * once[name] for name in naive}
 
-    in_process, answers = loop(args)
+    seconds, answers, different = in_one_process(args)
     leader = {}  # the first setting of each class of equal ones, whose lines the file has
     lines = [json.loads(line) for line in (args.folder / "sweep" / "answers.jsonl").read_text().splitlines()]
     for line in lines:
         leader.setdefault(line["setting"], {}).update({doc: text for _, doc, text, *_ in line["answers"]})
-    different = 0
     for number, setting in enumerate(results["spec"]["settings"]):
         said = leader[number if number in leader else 0]  # beta 0 is asked once
         expected = answers[f"{setting['beta']}/{setting['fusion_layers']}"]
         assert len(said) == len(expected) == args.limit
         different += sum(said[doc] != text for doc, text in expected.items())
 
-    asking = {"cpu": results["cpu_seconds"], "wall": results["seconds"]}
+    plain, reuse = seconds["plain"], seconds["reuse"]
     report = {
         "settings": 28,
         "asked": results["asked"],
@@ -141,10 +171,9 @@ def main() -> None:
         "answers_different": different,
         "sweep": sweep,
         "commands": naive | {"run": args.processes, "scaled_by": scale},
-        "sweep_in_its_process": asking,
-        "loop_in_one_process": in_process,
+        "in_one_process": seconds,
         "reuse_factor_commands": {name: naive[name] / sweep[name] for name in sweep},
-        "reuse_factor_loop": {name: in_process[name] / asking[name] for name in asking},
+        "reuse_factor_in_one_process": {name: plain[name] / reuse[name] for name in plain},
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
         f"torch {results['torch']}, one thread",
     }
