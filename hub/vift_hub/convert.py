@@ -76,7 +76,7 @@ def to_vift(source: Path, vision_tower: str | None = None):
     model, loading = VIFTForConditionalGeneration.from_pretrained(
         source, config=VIFTConfig(**fields), dtype="auto", output_loading_info=True
     )
-    _all_there(source, loading)
+    all_there(source, loading)
     return model, LlavaProcessor.from_pretrained(source)
 
 
@@ -96,11 +96,11 @@ def to_llava(source: Path):
     model, loading = LlavaForConditionalGeneration.from_pretrained(
         source, config=LlavaConfig(**fields), dtype="auto", output_loading_info=True
     )
-    _all_there(source, loading)
+    all_there(source, loading)
     return model, LlavaProcessor.from_pretrained(source)
 
 
-def _all_there(source, loading):
+def all_there(source, loading):
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted(map(str, loading.get(kind) or ())):
             raise ValueError(f"source={source} has {len(names)} {kind.replace('_', ' ')}, such as {names[0]}")
@@ -172,7 +172,7 @@ def _from_original(source: Path, config: dict, vision_tower: str | None):
         "unexpected_keys": weights.keys() - expected.keys(),
         "mismatched_keys": [n for n in common if weights[n].shape != expected[n].shape],
     }
-    _all_there(source, found)
+    all_there(source, found)
     model.load_state_dict(weights, assign=True)
     if (source / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(source)

@@ -88,17 +88,29 @@ def publish(api: HfApi, folder: Path, repo_id: str, *, repo_type="model", revisi
         print(file=sys.stderr)  # an upload's progress bar is left in the middle of its line
         undone = ""
         if created:
-            api.delete_repo(repo_id, repo_type=repo_type, missing_ok=True)
-            undone = f"; the new repository {repo_id} was removed again"
+            try:
+                api.delete_repo(repo_id, repo_type=repo_type, missing_ok=True)
+                undone = f"; the new repository {repo_id} was removed again"
+            except (HfHubHTTPError, httpx.HTTPError):
+                undone = f"; the new, empty repository {repo_id} could not be removed"
         if isinstance(error, HfHubHTTPError | httpx.HTTPError | RuntimeError | OSError | ValueError):
             raise PushError(f"nothing was published: {explain(error, repo_id)}{undone}") from error
         raise
 
 
+def space_sdk(folder: Path) -> str:
+    """The `sdk:` of the header of a Space's README.md."""
+    file = folder / "README.md"
+    parts = file.read_text(encoding="utf-8").split("---") if file.is_file() else []
+    header = yaml.safe_load(parts[1]) if len(parts) > 2 else None
+    if not isinstance(header, dict) or "sdk" not in header:
+        raise PushError(f"space={folder} holds no README.md with a Space's header (sdk: gradio)")
+    return header["sdk"]
+
+
 def push(args: argparse.Namespace) -> None:
     validate_repo_id(args.repo_id)
-    if args.space is not None and not (args.space / "README.md").is_file():
-        raise PushError(f"space={args.space} holds no README.md with the header of a Space")
+    sdk = None if args.space is None else space_sdk(args.space)
     model, processor = stage.load(args.source)
     names = ("training_data", "evaluation", "limits")
     values = {name: card.section(name, getattr(args, name)) for name in names}
@@ -135,9 +147,11 @@ def push(args: argparse.Namespace) -> None:
             unpinned = f"published, but the card's snippets name {args.revision} instead of the commit"
             raise PushError(f"{unpinned}: {explain(error, args.repo_id)}") from error
     if args.space is not None:
-        header = yaml.safe_load((args.space / "README.md").read_text(encoding="utf-8").split("---")[1])
-        options = {"update": args.update, "private": args.private, "space_sdk": header["sdk"]}
-        commit = publish(api, args.space, args.repo_id, repo_type="space", message="Publish the Space", **options)
+        options = {"update": args.update, "private": args.private, "space_sdk": sdk}
+        try:
+            commit = publish(api, args.space, args.repo_id, repo_type="space", message="Publish the Space", **options)
+        except PushError as error:
+            raise PushError(f"the model is published, its Space is not: {error}") from error
         print(f"published the Space {args.repo_id}, revision {commit}")
 
 

@@ -17,6 +17,7 @@ import modeling_vift
 from modeling_vift import VIFTForConditionalGeneration
 
 from . import card, roundtrip
+from .convert import all_there, read_config
 
 CODE = Path(modeling_vift.__file__).parent
 # `load_custom_generate` follows relative imports inside this folder only, so it holds copies
@@ -30,8 +31,6 @@ def load(source: Path):
     Raises:
         ValueError: not a VIFT, or weights missing, left over or of another shape; no chat template.
     """
-    from .convert import _all_there, read_config
-
     if (kind := read_config(source).get("model_type")) != "vift":
         raise ValueError(f"source={source} is a {kind!r}, not a VIFT: vift-convert makes one")
     try:
@@ -39,7 +38,7 @@ def load(source: Path):
         processor = LlavaProcessor.from_pretrained(source)
     except Exception as error:  # whatever a file that is broken makes its reader raise
         raise ValueError(f"source={source} does not load: {error}") from error
-    _all_there(source, loading)
+    all_there(source, loading)
     if not getattr(processor, "chat_template", None):
         raise ValueError(f"source={source} has no chat template in its processor")
     return model, processor

@@ -371,6 +371,23 @@ def test_a_killed_upload_leaves_an_empty_repository_that_the_next_run_fills(hub,
     assert "model.safetensors" in hub.files("org/killed")
 
 
+def test_a_space_that_cannot_be_published_is_said(hub, in_process, unchecked, monkeypatch, tmp_path, capsys):
+    (tmp_path / "README.md").write_text("no header")
+    said = refused(capsys, in_process, BUNDLED, "org/spaced", "--space", tmp_path)
+    assert "holds no README.md with a Space's header" in said and hub.files("org/spaced") is None
+    (tmp_path / "README.md").write_text("---\nsdk: gradio\n---\n")
+    create = huggingface_hub.HfApi.create_commit
+
+    def refuse_spaces(self, repo_id, operations, **kwargs):
+        hub.refuse_commits = (500, "Internal error") if kwargs.get("repo_type") == "space" else None
+        return create(self, repo_id, operations, **kwargs)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", refuse_spaces)
+    said = refused(capsys, in_process, BUNDLED, "org/spaced", "--space", tmp_path)
+    assert "the model is published, its Space is not: nothing was published: Internal error" in said
+    assert "model.safetensors" in hub.files("org/spaced") and hub.files("org/spaced", repo_type="space") is None
+
+
 def test_a_card_that_cannot_be_pinned_is_said(hub, in_process, unchecked, monkeypatch, capsys):
     create = huggingface_hub.HfApi.create_commit
 

@@ -383,7 +383,7 @@ class IdTokenizer:
     """Decodes ids as their numbers: what a streamer needs of a tokenizer."""
 
     def decode(self, ids, **kwargs):
-        return "".join(f"{int(i)}\n" for i in ids)
+        return "".join(f"{int(i)}\n" for i in torch.as_tensor(ids).flatten())
 
 
 def test_streamed_text_equals_the_returned_text(model, capsys):
