@@ -92,7 +92,7 @@ def about(engine: Engine) -> str:
         f"layers, on {engine.device}. Its own fusion: {', '.join(f'{k} {v}' for k, v in settings.items())}.\n\n{world}"
         "**What you see**: β = 0 is the model without fusion. As β grows, descriptions give way to answers; with "
         "more, the question drowns the picture, and the answer becomes the one given blind; with much more, or in "
-        "many layers, words fall apart. A good β on one model need not be good on another.\n\n"
+        "many layers, words may fall apart. A good β on one model need not be good on another.\n\n"
         "**What it cannot**: fusion brings nothing that the model did not learn from captions and text. Pictures are "
         "reduced to the size the model reads. Pictures are deleted from this server within hours and not used.\n\n"
         "**Papers**: [Do we Really Need Visual Instructions?](https://arxiv.org/abs/2502.11427) (the method), "
@@ -178,7 +178,9 @@ def build(engine: Engine) -> gr.Blocks:
                     moved = gr.JSON(label="moved")
             with gr.Tab("Chat"):
                 gr.Markdown("Several turns about the picture above, with the settings above.")
-                history = gr.Chatbot(label="Conversation", render_markdown=False, height=320, elem_id="chat")
+                history = gr.Chatbot(
+                    label="Conversation", render_markdown=False, height=320, buttons=["copy"], elem_id="chat"
+                )
                 history.preprocess = limits.text_turns
                 message = gr.Textbox(label="Message", elem_id="message")
                 use = gr.Checkbox(True, label="with fusion", elem_id="use")

@@ -20,7 +20,7 @@ BETAS = (0.0, 0.2, 0.5, 1.0)
 
 def run(url: str, clients: int, seconds: float, questions: int = 6) -> dict:
     """{"first_answer_s", "answers", "lost", "different", "median_s", "slowest_s", ...} of the run."""
-    first = Client(url, verbose=False)
+    first = Client(url, verbose=False, httpx_kwargs={"timeout": 120})
     asked = []
     for seed in range(questions):
         picture, question, *_ = first.predict(seed=seed, api_name="/new_scene")
