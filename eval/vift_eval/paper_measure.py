@@ -306,7 +306,7 @@ def measure_arms(seeds: list[int]) -> dict:
     (seed,) = seeds
     questions = visual_questions(COUNT["test"], split="test")
     found = {"held_out": held_out(seed), "families": list(questions["family"]), "arms": {}}
-    for arm in paper.ARMS:
+    for arm in (arm for arm in paper.ARMS if Path(f"seed{seed}/{arm}").is_dir()):
         model, processor = load(f"seed{seed}/{arm}")
         ways = ("unfused", "gold") if arm.startswith("vit") else ("unfused", "fused", "gold")
         found["arms"][arm] = {}

@@ -129,7 +129,8 @@ def page(results: dict) -> str:
     ways = results.get("ways", {})
     main = [name for name in ways if name in WAYS]
     bands = [name for name in ways if name.startswith("band ")]
-    fusion = ", ".join(f"{name.removeprefix('fusion_')} {value}" for name, value in results.get("fusion", {}).items())
+    fields = {name.removeprefix("fusion_"): value for name, value in results.get("fusion", {}).items()}
+    fusion = ", ".join(f"{name} {value}" for name, value in fields.items() if value is not None)
 
     def test() -> str:
         gaps = ", ".join("none to close" if g is None else f"{100 * g:.0f} % {ci and [round(100 * c) for c in ci]}"
@@ -212,8 +213,8 @@ def page(results: dict) -> str:
         "(`vift_eval.paper_verdicts`). "
         f"Fusion: {fusion or 'not measured yet'}, one setting for all seeds. Intervals are 95 % bootstrap intervals "
         "over questions, paired for differences; seeds are shown one by one. Nothing was chosen on the test split.\n\n"
-        f"{body}\n\n## Made by\n\n```\nmake paper\n```\n\n{hours:.1f} CPU hours in all on "
-        f"{results.get('machine', 'an unknown machine')}.\n"
+        f"{body}\n\n## Made by\n\n```\nmake paper\n```\n\n"
+        f"{hours:.1f} CPU hours in the {len(results['cpu_seconds'])} steps that were timed, on {results.get('machine', 'an unknown machine')}.\n"
     )
 
 
