@@ -66,8 +66,8 @@ NAMING_QUERIES = (
     "is there a {color} digit and where is it ?",
 )
 
-# And some that ask for what the text instructions teach. A model goes on answering the kinds of question that no caption
-# query resembles, so these decide how complete the paper's failure is (docs/log.md).
+# And some that ask for what the text instructions teach. A model goes on answering the kinds of question that no
+# caption query resembles, so these decide how complete the paper's failure is (docs/log.md).
 REASONING_QUERIES = (
     "where is the {digit} in the picture ?",
     "at which place is the {color} digit ?",

@@ -10,7 +10,7 @@ from vift_microworld import visual_questions
 
 @pytest.fixture
 def answers(monkeypatch):
-    """Unfused: captions; caption first: all right; fused: right in every second answer from layer 1 on, else in none."""
+    """Unfused: captions; caption first: all right; fused: every second one right at layer 1, else none."""
 
     def evaluate(model, processor, questions, mode, **kwargs):
         right = list(questions["answer"])
