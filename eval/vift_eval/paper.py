@@ -34,7 +34,7 @@ ROW_KEYS = ("caption_rows", "no_query_share", "queries", "text_rows", "text_turn
 ARMS = {
     **{f"vift-{n}": (("detailed", "text"), n) for n in (64, 16, 4)},
     **{f"vit-{n}": (("visual",), n) for n in (64, 16, 4, 1)},
-    **{f"vit_text-{n}": (("visual", "text"), n) for n in (16, 1)},
+    "vit_text-4": (("visual", "text"), 4),
     "one_stage-4": (("web", "detailed", "text"), 4),
     "mixed-4": (("detailed", "text"), 4),
     "vift_a-4": (("detailed", "added", "text"), 4),

@@ -101,7 +101,7 @@ def small_alpha_refuses(r: dict):
 def beats_on_unseen(r: dict):
     d = r["arms"]["differences"]
     delta, with_text = d["vift_minus_vit_unseen"], d["vift_minus_vit_text_unseen"]
-    reason = f"ViFT − visual instruction tuning {points(delta)}; with text batches {points(with_text)}"
+    reason = f"ViFT − visual instruction tuning {points(delta)}; a quarter of the data, with text batches {points(with_text)}"
     return (REPRODUCED if delta["ci95"][0] > 0 else NOT_REPRODUCED), reason
 
 
@@ -124,7 +124,7 @@ def grows_with_data(r: dict):
 def keeps_text(r: dict):
     d = r["arms"]["differences"]
     delta, with_text = d["vift_minus_vit_text_ability"], d["vift_minus_vit_text_text_ability"]
-    reason = f"scene in words, ViFT − visual instruction tuning {points(delta)}; with text batches {points(with_text)}"
+    reason = f"scene in words, ViFT − visual instruction tuning {points(delta)}; a quarter of the data, with text batches {points(with_text)}"
     return (REPRODUCED if delta["ci95"][0] > 0 else NOT_REPRODUCED), reason
 
 

@@ -17,7 +17,7 @@ def bundled():
 
 @pytest.fixture(scope="module")
 def questions():
-    return visual_questions(24, seed=5, split="validation")
+    return visual_questions(12, seed=5, split="validation")
 
 
 def language_model_of(model) -> Qwen2ForCausalLM:
