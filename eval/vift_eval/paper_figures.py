@@ -16,12 +16,12 @@ from .paper_verdicts import best_key, verdicts
 # what the claims about training compare, on which families (and asked how)
 COMPARED = {
     "vift_minus_vit_unseen": ("vift-1", "vit-1", "unseen"),
-    "vift_minus_vit_text_unseen": ("vift-1", "vit_text-1", "unseen"),
+    "vift_minus_vit_text_unseen": ("vift-4", "vit_text-4", "unseen"),
     "vift_minus_vit_seen": ("vift-1", "vit-1", "seen"),
     "vift_growth_unseen": ("vift-1", "vift-16", "unseen"),
     "vit_growth_unseen": ("vit-1", "vit-16", "unseen"),
     "vift_minus_vit_text_ability": ("vift-1", "vit-1", "all", "gold"),
-    "vift_minus_vit_text_text_ability": ("vift-1", "vit_text-1", "all", "gold"),
+    "vift_minus_vit_text_text_ability": ("vift-4", "vit_text-4", "all", "gold"),
     "two_minus_one_stage": ("vift-4", "one_stage-4", "all"),
     "pure_minus_mixed": ("vift-4", "mixed-4", "all"),
     "vift_a_minus_vift_seen": ("vift_a-4", "vift-4", "seen"),

@@ -214,7 +214,8 @@ def page(results: dict) -> str:
         f"Fusion: {fusion or 'not measured yet'}, one setting for all seeds. Intervals are 95 % bootstrap intervals "
         "over questions, paired for differences; seeds are shown one by one. Nothing was chosen on the test split.\n\n"
         f"{body}\n\n## Made by\n\n```\nmake paper\n```\n\n"
-        f"{hours:.1f} CPU hours in the {len(results['cpu_seconds'])} steps that were timed, on {results.get('machine', 'an unknown machine')}.\n"
+        f"{hours:.1f} CPU hours in the {len(results['cpu_seconds'])} steps that were timed, "
+        f"on {results.get('machine', 'an unknown machine')}.\n"
     )
 
 

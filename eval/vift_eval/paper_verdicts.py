@@ -7,6 +7,7 @@ says so.
 
 REPRODUCED, NOT_REPRODUCED, UNTESTABLE = "reproduced", "not reproduced", "not testable at this scale"
 MET, NOT_MET, MISSING = "met", "not met", "not measured"
+WITH_TEXT = "at a quarter of the data, the latter with text batches,"
 RARE = 0.05  # a failure in less than one answer in twenty does not count as occurring
 
 
@@ -101,7 +102,7 @@ def small_alpha_refuses(r: dict):
 def beats_on_unseen(r: dict):
     d = r["arms"]["differences"]
     delta, with_text = d["vift_minus_vit_unseen"], d["vift_minus_vit_text_unseen"]
-    reason = f"ViFT − visual instruction tuning {points(delta)}; with text batches {points(with_text)}"
+    reason = f"ViFT − visual instruction tuning {points(delta)}; {WITH_TEXT} {points(with_text)}"
     return (REPRODUCED if delta["ci95"][0] > 0 else NOT_REPRODUCED), reason
 
 
@@ -124,7 +125,7 @@ def grows_with_data(r: dict):
 def keeps_text(r: dict):
     d = r["arms"]["differences"]
     delta, with_text = d["vift_minus_vit_text_ability"], d["vift_minus_vit_text_text_ability"]
-    reason = f"scene in words, ViFT − visual instruction tuning {points(delta)}; with text batches {points(with_text)}"
+    reason = f"scene in words, ViFT − visual instruction tuning {points(delta)}; {WITH_TEXT} {points(with_text)}"
     return (REPRODUCED if delta["ci95"][0] > 0 else NOT_REPRODUCED), reason
 
 

@@ -23,7 +23,7 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def prompts():
-    rows = visual_questions(12, seed=7, split="validation")
+    rows = visual_questions(8, seed=7, split="validation")
     return [row[0] for row in rows["images"]], list(rows["question"])
 
 
@@ -96,7 +96,7 @@ def test_store_false_leaves_the_config_alone(prompts):
 def test_bad_input_is_refused_by_name(calibrated, prompts):
     model, processor, _ = calibrated
     images, questions = prompts
-    with pytest.raises(ValueError, match="11 images, 12 questions"):
+    with pytest.raises(ValueError, match="7 images, 8 questions"):
         model.calibrate(processor, images[:-1], questions, **OPTIONS)
     with pytest.raises(ValueError, match="0 images, 0 questions"):
         model.calibrate(processor, [], [], **OPTIONS)
