@@ -20,18 +20,47 @@ def readme_commands():
 @pytest.mark.slow
 def test_the_readme_commands_run_as_pasted(tmp_path):
     commands = readme_commands()
-    assert len(commands) == 4
+    assert len(commands) == 5
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
     for command in commands:
         program = Path(sys.executable).with_name(Path(command[0]).name)
         ran = subprocess.run([program, *command[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert ran.returncode == 0, f"{shlex.join(command)}\n{ran.stderr[-3000:]}"
     assert "held-out questions" in ran.stdout and (tmp_path / "runs" / "stage2" / "vift_training.json").is_file()
+    (answers,) = (tmp_path / "runs" / "stage2" / "answers").glob("*.md")
+    assert answers.read_text().count("how many digits are there ?") == 2
+
+
+@pytest.mark.slow
+def test_lora_from_the_command_line_trains_in_float32(tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    from vift_train.__main__ import main
+
+    monkeypatch.chdir(ROOT)
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"instruction": "describe the picture .", "output": "red 7 ."}\n' * 8)
+    options = [
+        "--stage",
+        "2",
+        "--instructions",
+        str(data),
+        "--train_connector",
+        "false",
+        "--output_dir",
+        str(tmp_path),
+    ]
+    options += ["--use_peft", "--lora_r", "4", "--learning_rate", "1e-3", "--max_steps", "1", "--bf16", "false"]
+    main(["--model", "checkpoints/vift-micro", *options])
+    adapter = load_file(tmp_path / "adapter_model.safetensors")
+    assert {str(weight.dtype) for weight in adapter.values()} == {"torch.float32"}
+    assert all("language_model.layers." in name and "lora_" in name for name in adapter)
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (["--eval_captions", "x"], "eval_captions or eval_instructions given, but eval_strategy='no'"),
         ([], "captions and instructions are both empty"),
         (["--captions", "nowhere.jsonl"], "source='nowhere.jsonl': there is no such file"),
     ],

@@ -78,14 +78,13 @@ def load_mixture(run: RunArguments, args: VIFTTrainingConfig):
 def load_evaluation(run: RunArguments, args: VIFTTrainingConfig) -> dict | None:
     """{"image": rows, "text": rows}, of what is given."""
     named = {"image": (run.eval_captions, []), "text": ([], run.eval_instructions)}
-    found = {
+    named = {name: sources for name, sources in named.items() if any(sources)}
+    if named and args.eval_strategy == "no":
+        raise ValueError("eval_captions or eval_instructions given, but eval_strategy='no': set it to steps or epoch")
+    return {
         name: concatenate_datasets(load_sources(run, args, *sources, streaming=False))
         for name, sources in named.items()
-        if any(sources)
-    }
-    if found and args.eval_strategy == "no":
-        raise ValueError("eval_captions or eval_instructions given, but eval_strategy='no': set it to steps or epoch")
-    return found or None
+    } or None
 
 
 def answers_callback(run: RunArguments, processor, rows) -> AnswersCallback:
@@ -120,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = TrlParser((RunArguments, VIFTTrainingConfig, ModelConfig), description=__doc__.split("\n")[0])
     run, args, options = parser.parse_args_and_config(argv)
     try:
-        rows, evaluation = load_mixture(run, args), load_evaluation(run, args)
+        evaluation, rows = load_evaluation(run, args), load_mixture(run, args)
         model, processor = load_model(run, options)
         trainer = VIFTTrainer(
             model,
