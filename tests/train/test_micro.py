@@ -8,7 +8,7 @@ from vift_microworld import build_processor
 from vift_train import micro, phase0
 
 TINY = """
-phase0.tower.steps=2 phase0.tower.batch_size=4 phase0.language_model.steps=2 phase0.language_model.conversations=40
+phase0.tower.steps=2 phase0.tower.batch_size=4 phase0.language_model.steps=[2,1] phase0.language_model.conversations=40
 phase0.language_model.batch_size=4 phase0.language_model.config.num_hidden_layers=2 stage1.rows=8
 stage1.per_device_train_batch_size=4 stage2.caption_rows=8 stage2.text_rows=8 stage2.per_device_train_batch_size=4
 fusion.fusion_layers=0:1
