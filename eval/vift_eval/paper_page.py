@@ -163,7 +163,9 @@ def page(results: dict) -> str:
         return (
             f"Validation split, {results['n_validation']} questions a seed; `config` is the checkpoint's band, "
             "`top_half` the paper's. Dose is β × number of fused layers. The world has no refusals as such: an empty "
-            "answer comes nearest.\n\n![Doses and alphas](sweeps.png)\n\nDose (α = 1):\n\n"
+            "answer comes nearest. Answers are cut off after four tokens; garbage holds those, too, that begin as an "
+            'answer and run on into a caption ("red the picture shows").\n\n'
+            "![Doses and alphas](sweeps.png)\n\nDose (α = 1):\n\n"
             f"{sweep_table(sweeps['dose'])}\n\nα (the checkpoint's dose):\n\n{sweep_table(sweeps['alpha'])}"
         )
 

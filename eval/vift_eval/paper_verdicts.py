@@ -168,6 +168,13 @@ def goal_controls(r: dict):
     return (MET if met else NOT_MET), reason
 
 
+def beats_rivals(r: dict):
+    """Rivals that need no caption (nor a training run)."""
+    deltas = {way: r["ways"][way]["fused_minus_this"] for way in ("logit_mix", "logit_contrast", "merged_weights")}
+    reason = "fused − " + "; − ".join(f"{way} {points(delta)}" for way, delta in deltas.items())
+    return (MET if all(delta["ci95"][0] > 0 for delta in deltas.values()) else NOT_MET), reason
+
+
 def more_than_mode(r: dict):
     """What would switch the model to answering without a word of the question's own text run."""
     ways = ("other_question", "static_vector", "forced_first_token")
@@ -204,6 +211,7 @@ RULES = [
     ("goal", "fusion closes at least 70 % of the distance to caption first, in every seed", goal_gap),
     ("goal", "at less than a third of its time to answer", goal_cost),
     ("goal", "at least 15 points over blind, wrong image and random vectors", goal_controls),
+    ("rivals", "better than mixing log-probabilities, either sign, and than merging weights", beats_rivals),
     ("mechanism", "the text run's content counts: better than what brings the mode alone", more_than_mode),
     ("goal", "calibrate() within 2 points of the tuned setting, in every seed", goal_calibrate),
 ]

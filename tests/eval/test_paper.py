@@ -250,6 +250,13 @@ def test_controls_cost_and_calibration_are_judged_by_their_bars():
             assert verdict(title, results) == expected, title
 
 
+def test_every_rival_must_be_beaten():
+    ways = {name: way(fused_minus_this=delta(0.1)) for name in ("logit_mix", "logit_contrast", "merged_weights")}
+    assert verdict("merging weights", {"ways": ways}) == "met"
+    ways["merged_weights"]["fused_minus_this"] = delta(-0.04)
+    assert verdict("merging weights", {"ways": ways}) == "not met"
+
+
 def test_the_mechanism_needs_every_mode_only_way_below(
     ways=("other_question", "static_vector", "forced_first_token"),
 ):
