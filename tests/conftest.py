@@ -11,6 +11,7 @@ import socket
 import tempfile
 
 import pytest
+from PIL import ImageFile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -36,3 +37,9 @@ def no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def truncated_pictures_are_errors(monkeypatch):
+    """lmms-eval has PIL fill them up, in the whole process that imports it; these tests share one with it."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)

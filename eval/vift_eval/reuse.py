@@ -142,7 +142,7 @@ def check(engine: Engine, shared: Shared, request: Request, settings, offered: d
     plan = None
     if settings is not None and shared.stream is not None:
         stream, image_id = shared.stream, engine.model.config.image_token_id
-        target = span_columns(settings.span, ids, mask, image_id, stream.rows, stream.columns)
+        target = span_columns(settings.span, ids, mask, [image_id], stream.rows, stream.columns)
         source = (target >= 0).nonzero().flatten()
         states = {layer: stream.states[layer] for layer in settings.layers}
         plan = PromptFusion(settings, states, None, stream.rows[source], target[source], source, len(ids))

@@ -42,7 +42,7 @@ class LogitMixing(LogitsProcessor):
 
     def __init__(self, model, input_ids, attention_mask, weight: float):
         self.model, self.weight, self.prompt_length = model, weight, input_ids.shape[1]
-        rows, columns = text_positions(input_ids, attention_mask, model.config.image_token_id)
+        rows, columns = text_positions(input_ids, attention_mask, [model.config.image_token_id])
         counts = torch.bincount(rows, minlength=len(input_ids))
         length = int(counts.max())
         places = length - counts[rows] + position_in_row(rows)  # left-padded
@@ -116,7 +116,7 @@ def _places_from_end(rows: torch.Tensor) -> torch.Tensor:
 
 def static_stream(model, inputs, vectors: dict[int, torch.Tensor]) -> TextStream:
     """`vectors` in the place of the prompts' own text stream: no text run at all."""
-    rows, columns = text_positions(inputs["input_ids"], inputs["attention_mask"], model.config.image_token_id)
+    rows, columns = text_positions(inputs["input_ids"], inputs["attention_mask"], [model.config.image_token_id])
     longest = len(next(iter(vectors.values())))
     places = _places_from_end(rows).clamp(max=longest - 1)  # a longer prompt repeats the first vector
     return TextStream({layer: vector[places] for layer, vector in vectors.items()}, rows, columns)

@@ -92,7 +92,8 @@ def test_a_sweep_is_the_separate_runs_and_resumes_after_a_kill(tmp_path, capsys,
     model, processor = load_model(str(MODEL))
     questions = visual_questions(16, split="validation")
     for row in table[table["metric"] == "exact_match"].to_dict("records"):
-        alone = evaluate(model, processor, questions, "fused", beta=row["beta"], fusion_layers=row["layers"])
+        setting = {"alpha": 1.0, "beta": row["beta"], "fusion_layers": row["layers"]}
+        alone = evaluate(model, processor, questions, "fused", **setting)
         assert row["value"] == pytest.approx(correct(alone, questions).mean()), row
     report = (tmp_path / "whole" / "report.md").read_text()
     assert "| 4:8 |" in report and "vift-sweep --models" in report
