@@ -7,7 +7,6 @@ says so.
 
 REPRODUCED, NOT_REPRODUCED, UNTESTABLE = "reproduced", "not reproduced", "not testable at this scale"
 MET, NOT_MET, MISSING = "met", "not met", "not measured"
-WITH_TEXT = "at a quarter of the data, the latter with text batches,"
 RARE = 0.05  # a failure in less than one answer in twenty does not count as occurring
 
 
@@ -99,10 +98,14 @@ def small_alpha_refuses(r: dict):
     return (REPRODUCED if alphas[0.8]["minus_reference"]["ci95"][1] < 0 else NOT_REPRODUCED), reason
 
 
+def with_text(delta: dict | None) -> str:
+    return "" if delta is None else f"; at a quarter of the data, the latter with text batches, {points(delta)}"
+
+
 def beats_on_unseen(r: dict):
     d = r["arms"]["differences"]
-    delta, with_text = d["vift_minus_vit_unseen"], d["vift_minus_vit_text_unseen"]
-    reason = f"ViFT − visual instruction tuning {points(delta)}; {WITH_TEXT} {points(with_text)}"
+    delta = d["vift_minus_vit_unseen"]
+    reason = f"ViFT − visual instruction tuning {points(delta)}" + with_text(d.get("vift_minus_vit_text_unseen"))
     return (REPRODUCED if delta["ci95"][0] > 0 else NOT_REPRODUCED), reason
 
 
@@ -124,8 +127,9 @@ def grows_with_data(r: dict):
 
 def keeps_text(r: dict):
     d = r["arms"]["differences"]
-    delta, with_text = d["vift_minus_vit_text_ability"], d["vift_minus_vit_text_text_ability"]
-    reason = f"scene in words, ViFT − visual instruction tuning {points(delta)}; {WITH_TEXT} {points(with_text)}"
+    delta = d["vift_minus_vit_text_ability"]
+    reason = f"scene in words, ViFT − visual instruction tuning {points(delta)}"
+    reason += with_text(d.get("vift_minus_vit_text_text_ability"))
     return (REPRODUCED if delta["ci95"][0] > 0 else NOT_REPRODUCED), reason
 
 
