@@ -159,7 +159,9 @@ def build(engine: Engine) -> gr.Blocks:
         with gr.Accordion("Advanced: α, layers, rule, tokens, presets", open=False, elem_id="advanced"):
             preset = gr.Radio(list(named), value=DEFAULT, label="Preset", elem_id="preset")
             with gr.Row():
-                alpha = gr.Slider(0, 2, alpha0, step=0.01, label="α, the weight of picture and question")
+                alpha = gr.Slider(
+                    0, 2, alpha0, step=0.01, label="α, the weight of picture and question", elem_id="alpha"
+                )
                 first = gr.Slider(0, engine.num_layers - 1, first0, step=1, label="First fused layer", elem_id="first")
                 stop = gr.Slider(1, engine.num_layers, stop0, step=1, label="Up to layer, without it", elem_id="stop")
             rule = gr.Radio(list(FUSION_RULES), value=rule0, label="Rule", elem_id="rule")

@@ -95,6 +95,7 @@ def test_answers_stream_and_only_grow(client, asked):
 
 
 def test_sweep_and_movement_give_numbers(client, asked):
+    asked = asked | {"alpha": 1.0}  # so that beta 0 is the unfused model, whatever the checkpoint's own setting
     html, points = client.predict(**asked, api_name="/sweep")
     assert [p["beta"] for p in points] == sorted(p["beta"] for p in points) and len(points) == 17
     plain, fused, _ = client.predict(**asked, beta=points[4]["beta"], api_name="/ask")

@@ -95,6 +95,8 @@ def test_new_scene_and_both_answers_stream(visit):
 
 def test_beta_decides(visit):
     page = visit()
+    page.get_by_role("button", name="Advanced").click()
+    set_number(page, "alpha", 1)
     set_number(page, "beta", 0)
     ask(page)
     plain, fused = said(page)

@@ -133,7 +133,7 @@ def test_the_strip_begins_unfused_and_contains_each_answer_alone(engine):
     assert points[0]["beta"] == 0 and points[0]["answer"] == alone(engine, row, fusion=False)
     assert points[-1]["beta"] == endpoints.beta_top
     for point in points[1::5]:
-        assert point["answer"] == alone(engine, row, beta=point["beta"], fusion_layers="0:4")
+        assert point["answer"] == alone(engine, row, alpha=1.0, beta=point["beta"], fusion_layers="0:4")
     assert row["question"] in html
 
 

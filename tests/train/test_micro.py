@@ -80,4 +80,5 @@ def test_kept_stages_are_reused_and_give_the_same_model(tmp_path):
     def distance(model):
         return max(float((first[name] - model[name]).abs().max()) for name in first)
 
-    assert distance(again) < 4e-3 < 0.1 < distance(other)  # weights are stored in bf16, and Adam enlarges rounding
+    # weights are stored in bf16, where one step above 1 is 0.0078, and Adam enlarges rounding
+    assert distance(again) < 0.02 < 0.1 < distance(other)
