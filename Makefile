@@ -24,7 +24,7 @@ demo: $(STAMP)-microworld
 	@$(VENV)/bin/vift-demo $(ARGS)
 
 test: $(STAMP)-dev
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # The tests on the oldest and the newest transformers, each in an environment of its own (.venv-5.24.0, ...).
 versions: versions-$(OLDEST) versions-$(NEWEST)

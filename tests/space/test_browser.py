@@ -84,7 +84,7 @@ def test_new_scene_and_both_answers_stream(visit):
     page.wait_for_function("b => document.querySelector('#words textarea').value !== b", arg=before)
     assert value(page, "answer")
     page.locator("#question textarea").press_sequentially(" x")
-    assert value(page, "answer") == ""  # it was the answer of another question
+    expect(page.locator("#answer textarea")).to_have_value("")  # it was the answer of another question
     page.evaluate(WATCH)
     ask(page, DETAIL)
     seen = page.evaluate("window.seen")
