@@ -110,7 +110,9 @@ class VIFTConfig(LlavaConfig):
         if self.fusion_beta is None and self.fusion_dose is None:
             self.fusion_beta = 0.1
         if self.fusion_presets is None:
-            self.fusion_presets = {"reasoning": {"beta": 0.1}, "instruction": {"beta": 0.15}}
+            # the paper's settings, whole, so that they mean the same whatever this model's own setting is
+            paper = {"alpha": 1.0, "fusion_layers": 0.5}
+            self.fusion_presets = {"reasoning": paper | {"beta": 0.1}, "instruction": paper | {"beta": 0.15}}
         self.image_wrapper_token_ids = list(self.image_wrapper_token_ids or [])
         super().__post_init__(**kwargs)
         if getattr(self, "auto_map", None) is None:

@@ -74,7 +74,7 @@ def in_one_process(args) -> tuple[dict, dict, int]:
         done: dict = {}
         for band in BANDS:
             for beta in BETAS:
-                fusion = {"fusion": True, "beta": beta, "fusion_layers": band}
+                fusion = {"fusion": True, "alpha": 1.0, "beta": beta, "fusion_layers": band}
                 with timed("plain"):
                     again = engine.inputs([lm._prompt(lm._chat(one)) for one in chosen])
                     expected = engine.generate(again, replace(request, fusion=fusion))
@@ -137,7 +137,7 @@ def main() -> None:
                 "--model",
                 "vift",
                 "--model_args",
-                f"pretrained={args.model},beta={beta},fusion_layers={band}",
+                f"pretrained={args.model},alpha=1.0,beta={beta},fusion_layers={band}",
                 "--tasks",
                 TASK,
                 *common,

@@ -8,6 +8,7 @@ writes `<output_dir>/answers/step-000500.md` and `.png`. Rows are like the train
 `images`), the same every time, so that pictures of two steps can be laid side by side.
 """
 
+import math
 import textwrap
 import time
 from dataclasses import astuple, dataclass
@@ -73,7 +74,7 @@ class ModalityProgress(ProgressCallback):
         if state.is_world_process_zero:
             elapsed = time.monotonic() - self.start
             left = seconds_left(self.seen, self.steps, state.max_steps - state.global_step, elapsed)
-            parts = [f"{tqdm.format_interval(left)} left"] if left == left else []
+            parts = [f"{tqdm.format_interval(left)} left"] if math.isfinite(left) else []
             parts += [
                 f"{modality} {seen.tokens / seen.seconds:,.0f} tokens/s, {1 - seen.tokens / seen.places:.1%} padding"
                 for modality, seen in sorted(self.seen.items())

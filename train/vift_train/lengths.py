@@ -1,7 +1,6 @@
 """The length of a row in tokens, without opening its images: what the steps are grouped by.
 
-A row is as long as its rendered conversation, with `tokens_per_image` in place of each image. Exact lengths matter:
-errors of 20 % give back half of what grouping wins (docs/training.md).
+A row is as long as its rendered conversation, with `tokens_per_image` in place of each image.
 """
 
 import pyarrow.compute as pc

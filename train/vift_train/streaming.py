@@ -51,12 +51,10 @@ class PureSteps(IterableDataset):
             order = np.argsort(np.negative(self.measure(step)), kind="stable")
         order = np.resize(order, max(len(step), self.group))
         parts = np.array_split(order, self.group)
-        for start in range(0, self.group, 2 * self.world):  # every other round in reverse: the long ones take turns
-            parts[start + self.world : start + 2 * self.world] = parts[start + self.world : start + 2 * self.world][
-                ::-1
-            ]
-        for part in parts[self.rank :: self.world]:
-            yield [step[i] for i in part]
+        for number, start in enumerate(range(0, self.group, self.world)):
+            # every other round is dealt from the other end: the long ones take turns
+            place = self.rank if number % 2 == 0 else self.world - 1 - self.rank
+            yield [step[i] for i in parts[start + place]]
 
     def __iter__(self) -> Iterator[list[dict]]:
         buffers: dict[str, list[dict]] = {}
