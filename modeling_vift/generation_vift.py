@@ -35,10 +35,12 @@ from .fusion_vift import (
     span_columns,
     text_positions,
 )
+from .streams_vift import TextStreamCache
 
 # (model, PromptFusion or None) of the generate() that is running in this thread
 _RUNNING = ContextVar("vift_running_generate", default=(None, None))
 _ATTACHING = threading.Lock()
+SHARDED = ("_get_fsdp_state", "ds_config")  # what FSDP2 and DeepSpeed leave on a model
 # the argument that carries the KV cache: transformers 5.24 renamed it
 _KNOWN = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
 CACHE = "cache" if "cache" in _KNOWN else "past_key_values"
@@ -110,7 +112,7 @@ class FusedGeneration:
         fusion_rule: str | None = None,
         fusion_span: str | None = None,
         fusion_norm: bool | None = None,
-        text_stream: TextStream | None = None,
+        text_stream: TextStream | TextStreamCache | None = None,
         **kwargs,
     ):
         """
@@ -121,8 +123,9 @@ class FusedGeneration:
             alpha, beta (`float` or `torch.Tensor` of shape (B,), *optional*): the paper's coefficients, one a row.
             dose (`float`, *optional*): instead of beta: beta times the number of fused layers.
             fusion_layers, fusion_rule, fusion_span, fusion_norm: see `VIFTConfig`.
-            text_stream (`TextStream`, *optional*):
-                What to fuse in place of this prompt's own text run, see `text_stream()`.
+            text_stream (`TextStream` or `TextStreamCache`, *optional*):
+                What to fuse in place of this prompt's own text run, see `text_stream()`; or where the runs of
+                questions asked before are kept.
             kwargs: everything `generate()` and the processor know.
 
         Raises:
@@ -173,7 +176,7 @@ class FusedGeneration:
                 plan = self._plan_fusion(settings, input_ids, mask, text_stream, **image_run)
         elif settings is not None and kwargs.get("inputs_embeds") is not None:
             raise ValueError("inputs_embeds without input_ids cannot be fused: pass input_ids too, or fusion=False")
-        if text_stream is not None and plan is None:
+        if isinstance(text_stream, TextStream) and plan is None:
             raise ValueError("text_stream is given but nothing is fused: fusion is off or no row holds an image")
         with _running(self, plan):
             return super().generate(inputs, generation_config, **kwargs)
@@ -191,13 +194,14 @@ class FusedGeneration:
             model_inputs["fusion"] = plan.at(tokens.shape[0], tokens.shape[1], offset)
         return model_inputs
 
-    def text_stream(self, input_ids, attention_mask=None, fusion_layers=None) -> TextStream:
+    def text_stream(self, input_ids, attention_mask=None, fusion_layers=None, kept=None) -> TextStream:
         """
         One run over the prompts without their images, at positions 0 ... T-1: h(q) at the input of each fused layer.
 
         Args:
             input_ids, attention_mask (`torch.LongTensor` of shape (B, S)): the prompts with image placeholders.
             fusion_layers (*optional*): as in `generate()`; the config's when None.
+            kept (`TextStreamCache`, *optional*): streams of texts that were run before; new ones are put there.
 
         Returns:
             `TextStream`, with N text tokens from the rows that hold an image. `generate()` takes it, edited or not.
@@ -210,18 +214,32 @@ class FusedGeneration:
         rows, columns = text_positions(input_ids, mask, self._image_ids(), self.fusion_config.image_wrapper_token_ids)
         if not len(rows):
             raise ValueError(f"input_ids hold no image token ({self.config.image_token_id}) with text around it")
-        # right-padded and causal: no token sees the padding, so that no mask is needed
-        packed_rows, packed_columns = torch.unique_consecutive(rows, return_inverse=True)[1], position_in_row(rows)
-        text_ids = input_ids.new_zeros(int(packed_rows[-1]) + 1, int(packed_columns.max()) + 1)
-        text_ids[packed_rows, packed_columns] = input_ids[rows, columns]
-        return TextStream(self._record(layers, packed_rows, packed_columns, input_ids=text_ids), rows, columns)
+        lengths = torch.unique_consecutive(rows, return_counts=True)[1].tolist()
+        texts = [tuple(text.tolist()) for text in input_ids[rows, columns].split(lengths)]
+        if any(hasattr(self, name) for name in SHARDED):  # there all ranks run, or none
+            kept = None
+        known = {} if kept is None else kept.get(self, layers, texts)
+        new = {text: len(text) for text in texts if text not in known}  # a question of several rows runs once
+        if new:
+            # right-padded and causal: no token sees the padding, so that no mask is needed
+            ids = nn.utils.rnn.pad_sequence([input_ids.new_tensor(text) for text in new], batch_first=True)
+            sizes = rows.new_tensor(list(new.values()))
+            places = torch.arange(len(new), device=rows.device).repeat_interleave(sizes)
+            states = self._record(layers, places, position_in_row(places), input_ids=ids)
+            if kept is None and list(new) == texts:
+                return TextStream(states, rows, columns)
+            parts = zip(*(states[layer].split(list(new.values())) for layer in layers))
+            ran = {text: dict(zip(layers, part)) for text, part in zip(new, parts)}
+            known |= ran
+            if kept is not None:
+                kept.put(self, layers, ran)
+        states = {layer: torch.cat([known[text][layer] for text in texts]) for layer in layers}
+        return TextStream(states, rows, columns)
 
     def _record(self, layers, rows, columns, **model_inputs) -> dict[int, torch.Tensor]:
         """Inputs of `layers` at the given positions in an unfused run through the whole model's `forward`."""
         # sharded and offloaded modules must finish their forward; autograd's checkpoints too
-        whole = torch.is_grad_enabled() or any(
-            hasattr(self, name) for name in ("_hf_hook", "_get_fsdp_state", "ds_config")
-        )
+        whole = torch.is_grad_enabled() or any(hasattr(self, name) for name in ("_hf_hook", *SHARDED))
         recorder = LayerRecorder(layers, rows, columns, stop_early=not whole)
         model_inputs |= {"use_cache": False, "logits_to_keep": 1, "fusion": recorder}
         with _running(self, None), suppress(StopForward):
@@ -249,8 +267,8 @@ class FusedGeneration:
                 if len(value) != batch_size:
                     raise ValueError(f"{name} has {len(value)} values, the batch has {batch_size} rows")
                 settings = replace(settings, **{name: value.to(rows.device)[rows, None]})
-        if stream is None:
-            stream = self.text_stream(input_ids, prompt_mask, list(settings.layers))
+        if not isinstance(stream, TextStream):
+            stream = self.text_stream(input_ids, prompt_mask, list(settings.layers), stream)
         for layer in settings.layers:
             if layer not in stream.states or len(stream.states[layer]) != len(rows):
                 found = len(stream.states[layer]) if layer in stream.states else "no"

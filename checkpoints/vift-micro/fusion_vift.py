@@ -194,7 +194,8 @@ class LayerRecorder:
         if layer in self.layers:
             rows, columns = self.rows.to(hidden_states.device), self.columns.to(hidden_states.device)
             self.states[layer] = hidden_states[rows, columns]
-            if self.stop_early and layer == max(self.layers):
+            # a compiled run goes on to its end: leaving it would break its graph
+            if self.stop_early and layer == max(self.layers) and not torch.compiler.is_compiling():
                 raise StopForward
         return hidden_states
 

@@ -114,6 +114,7 @@ def test_saving_and_loading_keeps_every_weight_and_setting(tmp_path):
         "configuration_vift.py",
         "fusion_vift.py",
         "generation_vift.py",
+        "streams_vift.py",
     }
     assert type(AutoModel.from_pretrained(again, trust_remote_code=True)).__name__ == type(model).__name__
 
