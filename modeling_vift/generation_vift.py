@@ -176,7 +176,7 @@ class FusedGeneration:
                 plan = self._plan_fusion(settings, input_ids, mask, text_stream, **image_run)
         elif settings is not None and kwargs.get("inputs_embeds") is not None:
             raise ValueError("inputs_embeds without input_ids cannot be fused: pass input_ids too, or fusion=False")
-        if isinstance(text_stream, TextStream) and plan is None:
+        if hasattr(text_stream, "states") and plan is None:
             raise ValueError("text_stream is given but nothing is fused: fusion is off or no row holds an image")
         with _running(self, plan):
             return super().generate(inputs, generation_config, **kwargs)
@@ -267,7 +267,7 @@ class FusedGeneration:
                 if len(value) != batch_size:
                     raise ValueError(f"{name} has {len(value)} values, the batch has {batch_size} rows")
                 settings = replace(settings, **{name: value.to(rows.device)[rows, None]})
-        if not isinstance(stream, TextStream):
+        if not hasattr(stream, "states"):  # none, or a cache (whose class may be another copy of this code)
             stream = self.text_stream(input_ids, prompt_mask, list(settings.layers), stream)
         for layer in settings.layers:
             if layer not in stream.states or len(stream.states[layer]) != len(rows):
