@@ -220,24 +220,20 @@ class FusedGeneration:
             raise ValueError(f"input_ids hold no image token ({self.config.image_token_id}) with text around it")
         lengths = torch.unique_consecutive(rows, return_counts=True)[1].tolist()
         texts = [tuple(text.tolist()) for text in input_ids[rows, columns].split(lengths)]
-        if any(hasattr(self, name) for name in SHARDED):  # there all ranks run, or none
-            kept = None
-        known = {} if kept is None else kept.get(self, layers, texts)
-        new = {text: len(text) for text in texts if text not in known}  # a question of several rows runs once
-        if new:
+
+        def run(new: list) -> dict:
             # right-padded and causal: no token sees the padding, so that no mask is needed
             ids = nn.utils.rnn.pad_sequence([input_ids.new_tensor(text) for text in new], batch_first=True)
-            sizes = rows.new_tensor(list(new.values()))
-            places = torch.arange(len(new), device=rows.device).repeat_interleave(sizes)
+            sizes = [len(text) for text in new]
+            places = torch.arange(len(new), device=rows.device).repeat_interleave(rows.new_tensor(sizes))
             states = self._record(layers, places, position_in_row(places), input_ids=ids)
-            if kept is None and list(new) == texts:
-                return TextStream(states, rows, columns)
-            parts = zip(*(states[layer].split(list(new.values())) for layer in layers))
-            ran = {text: dict(zip(layers, part)) for text, part in zip(new, parts)}
-            known |= ran
-            if kept is not None:
-                kept.put(self, layers, ran)
-        states = {layer: torch.cat([known[text][layer] for text in texts]) for layer in layers}
+            parts = zip(*(states[layer].split(sizes) for layer in layers))
+            return {text: dict(zip(layers, part)) for text, part in zip(new, parts)}
+
+        unique = list(dict.fromkeys(texts))  # a question of several rows runs once
+        alone = kept is None or any(hasattr(self, name) for name in SHARDED)  # sharded: all ranks run, or none
+        streams = run(unique) if alone else kept.get(self, layers, unique, run)
+        states = {layer: torch.cat([streams[text][layer] for text in texts]) for layer in layers}
         return TextStream(states, rows, columns)
 
     def _record(self, layers, rows, columns, **model_inputs) -> dict[int, torch.Tensor]:
@@ -271,7 +267,7 @@ class FusedGeneration:
                 if len(value) != batch_size:
                     raise ValueError(f"{name} has {len(value)} values, the batch has {batch_size} rows")
                 settings = replace(settings, **{name: value.to(rows.device)[rows, None]})
-        if not hasattr(stream, "states"):  # none, or a cache (whose class may be another copy of this code)
+        if not hasattr(stream, "states"):  # none, or a cache (isinstance fails across copies of this code)
             stream = self.text_stream(input_ids, prompt_mask, list(settings.layers), stream)
         for layer in settings.layers:
             if layer not in stream.states or len(stream.states[layer]) != len(rows):

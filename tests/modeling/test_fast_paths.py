@@ -45,7 +45,7 @@ def test_kept_and_repeated_questions_agree_with_the_reference(rule, span):
             for step in range(6):
                 ours = out.logits[step][i].numpy()
                 assert relative_error(ours, expected[len(PROMPTS[row]) - 1 + step]) < TOLERANCE
-    assert model.passes == [(3, 7)] and len(cache) == 3
+    assert model.passes == [(3, 7)] and len(cache.streams) == 3
 
 
 def test_beta_zero_with_a_cache_is_bit_equal_to_unfused():
@@ -70,7 +70,7 @@ def test_the_cache_holds_at_most_its_bytes_and_drops_what_was_used_longest_ago()
         ask(row)
     assert model.passes == [(1, 7), (1, 4)] and cache.bytes == size[0] + size[1]
     ask(3)
-    assert len(cache) == 1 and cache.bytes == size[2], "both had to leave"
+    assert len(cache.streams) == 1 and cache.bytes == size[2], "both had to leave"
     ask(1)
     ask(3, layers=(1, 2))  # other layers are another stream, and alone too large with row 1
     assert len(model.passes) == 5 and cache.bytes <= cache.max_bytes
