@@ -112,12 +112,7 @@ def _captions(count: int, seed: int, split: str, kind: str, no_query_share: floa
         query = None
         if rng.random() >= no_query_share:
             query = language.caption_query(scene, rng, tuple(queries))
-        if kind == "web":
-            caption = language.web_caption(scene, rng)
-        elif query in language.WORDS_QUERIES:
-            caption = language.key_words(scene, rng)
-        else:
-            caption = language.caption_for(scene, query)
+        caption = language.web_caption(scene, rng) if kind == "web" else language.caption_for(scene, query)
         rows.append([user_turn(query, image=True), assistant_turn(caption)])
     return _training_dataset(rows, scenes)
 

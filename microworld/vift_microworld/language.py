@@ -90,22 +90,12 @@ REASONING_QUERIES = (
     "do the digits have the same color ?",
     "do the {digit} and the digit at the {place} have the same color ?",
 )
-# Key words in the place of a sentence, as many pictures on the web have: single words of the scene in any order.
-# Sentences hold no colour and no place by itself, so that without these a model never sees, beside a picture, what
-# follows such a word, and goes on with a caption after an answer (docs/log.md).
-WORDS_QUERIES = (
-    "name everything in the picture .",
-    "name everything in short .",
-    "describe everything in short .",
-    "name each color , digit and place .",
-)
 QUERY_POOLS = {
     "web": (WEB_QUERY,),
     "caption": CAPTION_QUERIES,
     "asking": ASKING_QUERIES,
     "naming": NAMING_QUERIES,
     "reasoning": REASONING_QUERIES,
-    "words": WORDS_QUERIES,
 }
 
 
@@ -127,12 +117,6 @@ def brief_caption(scene: Scene) -> str:
 def caption_for(scene: Scene, query: str) -> str:
     """The caption that `query` asks for (detailed when there is no query)."""
     return brief_caption(scene) if query in BRIEF_QUERIES else detailed_caption(scene)
-
-
-def key_words(scene: Scene, rng: random.Random) -> str:
-    """Some or all of the scene's colours, digits and places, in any order: "blue , top left , 7 ."."""
-    words = list(dict.fromkeys(word for o in scene.objects for word in (o.color, str(o.digit), o.where)))
-    return " , ".join(rng.sample(words, rng.randint(1, len(words)))) + " ."
 
 
 def caption_query(scene: Scene, rng: random.Random, pools: tuple[str, ...] = ("caption", "asking", "naming")) -> str:
