@@ -115,7 +115,7 @@ class VIFTConfig(LlavaConfig):
             self.fusion_beta = 0.1
         if self.fusion_presets is None:
             # the paper's settings, whole, so that they mean the same whatever this model's own setting is
-            paper = {"alpha": 1.0, "fusion_layers": 0.5}
+            paper = {"alpha": 1.0, "fusion_layers": 0.5, "fusion_answer": False}
             self.fusion_presets = {"reasoning": paper | {"beta": 0.1}, "instruction": paper | {"beta": 0.15}}
         self.image_wrapper_token_ids = list(self.image_wrapper_token_ids or [])
         super().__post_init__(**kwargs)

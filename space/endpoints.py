@@ -25,7 +25,8 @@ def scene_picture(scene) -> Image.Image:
 
 def band(first_layer: float, stop_layer: float, rule: str, span: str) -> dict:
     """Keywords of `generate()`, which says what is wrong with a reversed band."""
-    return {"fusion_layers": f"{int(first_layer)}:{int(stop_layer)}", "fusion_rule": rule, "fusion_span": span}
+    knobs = {"fusion_layers": f"{int(first_layer)}:{int(stop_layer)}", "fusion_rule": rule, "fusion_span": span}
+    return knobs if rule == "cascade" else knobs | {"fusion_answer": False}  # see `VIFTConfig`
 
 
 def user_turn(picture, question: str) -> list[dict]:

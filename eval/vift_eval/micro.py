@@ -135,11 +135,14 @@ def evaluate(model, processor, questions, mode: str = "fused", **kwargs) -> list
     if mode in LAYERS:
         half = model.config.get_text_config().num_hidden_layers // 2
         kwargs["fusion_layers"] = {"top_half": 0.5, "all_layers": 1.0, "lowest_half": f"0:{max(1, half)}"}[mode]
-        kwargs = {"alpha": 1.0} | ({} if "beta" in kwargs else {"dose": 2.0}) | kwargs
+        paper = {"alpha": 1.0, "fusion_answer": False}
+        kwargs = paper | ({} if "beta" in kwargs else {"dose": 2.0}) | kwargs
     if mode == "wrong_image":
         shift = len(images) // 2 + 1
         images = images[shift:] + images[:shift]
     layers = kwargs.get("fusion_layers")
+    if mode in ("random_vectors", "other_question"):  # another stream for the prompt; none goes on with the answer
+        kwargs["fusion_answer"] = False
     if mode == "random_vectors":
 
         def random_stream(batch, inputs):
@@ -179,24 +182,6 @@ def _forced(model, processor, prompts, images, first: list[str], **kwargs) -> li
     texts = [prompt + word for prompt, word in zip(prompts, first)]
     rest = _generate(model, processor, texts, images, fusion=False, **kwargs)
     return [f"{word} {text}".strip() for word, text in zip(first, rest)]
-
-
-def fused_throughout(model, processor, questions, max_new_tokens: int = 12, **kwargs) -> list[str]:
-    """Fused answers whose own tokens are fused too: each token is asked for by a fused prompt that ends with the answer
-    so far, where `generate()` fuses the prompt only. Slow, for experiments."""
-    rows = [questions[i] for i in range(len(questions))]
-    prompts = _prompts(processor, rows, [row["question"] for row in rows], image=True)
-    images = [row["images"][0] for row in rows]
-    answers, going = [""] * len(rows), list(range(len(rows)))
-    for _ in range(max_new_tokens):
-        texts = [prompts[i] + answers[i] for i in going]
-        words = _generate(model, processor, texts, [images[i] for i in going], 1, fusion=True, **kwargs)
-        for i, word in zip(going, words):
-            answers[i] = f"{answers[i]} {word}".strip()
-        going = [i for i, word in zip(going, words) if word]  # no word: the answer's end
-        if not going:
-            break
-    return answers
 
 
 def correct(predictions: list[str], questions) -> np.ndarray:

@@ -32,7 +32,7 @@ from vift_microworld import (
 from vift_microworld.scenes import COLORS, PLACES
 
 from . import paper
-from .micro import MODES, fused_throughout, load, scene_from_caption
+from .micro import MODES, load, scene_from_caption
 from .rivals import ask, cost, merge_language_model, static_vectors
 
 OUTCOMES = {
@@ -47,6 +47,7 @@ SHORT = 4  # tokens: answers have at most two words, and a caption shows by its 
 COUNT = {"test": 750, "validation": 300, "calibrate": 64, "static": 96, "cost": 24}
 VALIDATION_SEED, CALIBRATION_SEED = 11, 12  # questions that no other step sees
 ALPHA_SWEEP = (0.0, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
+AS_IN_THE_PAPER = {"alpha": 1.0, "fusion_answer": False}  # the prompt is fused, not the answer's own tokens
 PAPER_DOSE = 2.0  # about the paper's: 0.1 to 0.15 times 14 layers
 DOSE_SWEEP = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)
 WEIGHTS = {
@@ -56,10 +57,11 @@ WEIGHTS = {
 }
 # ways of fusing besides the config's: keywords of generate()
 ABLATIONS = {
+    "prompt_only": {"fusion_answer": False},
     "alpha_one": {"alpha": 1.0},
     "span_after_image": {"fusion_span": "after_image"},
     "span_reference": {"fusion_span": "reference"},
-    "rule_independent": {"fusion_rule": "independent"},
+    "rule_independent": {"fusion_rule": "independent", "fusion_answer": False},
     "norm_kept": {"fusion_norm": True},
 }
 WORDS = {
@@ -68,7 +70,15 @@ WORDS = {
     "number": {str(n) for n in range(20)},
     "truth": {"yes", "no"},
 }
-FUSION_FIELDS = ("fusion_alpha", "fusion_beta", "fusion_dose", "fusion_layers", "fusion_rule", "fusion_span")
+FUSION_FIELDS = (
+    "fusion_alpha",
+    "fusion_beta",
+    "fusion_dose",
+    "fusion_layers",
+    "fusion_rule",
+    "fusion_span",
+    "fusion_answer",
+)
 
 
 def held_out(seed: int) -> tuple[str, ...]:
@@ -180,17 +190,17 @@ def measure_validation(seeds: list[int]) -> dict:
     num_layers = model.config.get_text_config().num_hidden_layers
     for band in default_bands(num_layers):
         for dose in (d for d in DOSES if d <= 2 * layer_count(model, band)):
-            asked("bands", f"{band} {dose}", fusion_layers=band, dose=dose, alpha=1.0)
+            asked("bands", f"{band} {dose}", fusion_layers=band, dose=dose, **AS_IN_THE_PAPER)
     for layer in replacements(num_layers):
         asked("replace", layer, fusion_layers=layer, dose=1.0, alpha=0.0)
     top = f"{num_layers // 2}:{num_layers}"
     for name, layers in (("config", model.config.fusion_layers), ("top_half", top)):
         strength = {} if name == "config" else {"dose": PAPER_DOSE}
         for alpha in ALPHA_SWEEP:
-            asked("alpha", f"{name} {alpha}", fusion_layers=layers, alpha=alpha, **strength)
+            asked("alpha", f"{name} {alpha}", fusion_layers=layers, **AS_IN_THE_PAPER | {"alpha": alpha}, **strength)
         for dose in DOSE_SWEEP:
             if dose <= 2 * layer_count(model, layers):
-                asked("dose", f"{name} {dose}", fusion_layers=layers, dose=dose, alpha=1.0)
+                asked("dose", f"{name} {dose}", fusion_layers=layers, dose=dose, **AS_IN_THE_PAPER)
     language_model = text_llm(seed)
     for way, weights in WEIGHTS.items():
         for weight in weights:
@@ -226,7 +236,7 @@ def choose(seeds: list[int]) -> dict:
         bands[band] = float(best("bands", [s for s in settings if s.split()[0] == band]).split()[1])
     tuned = {}
     for seed in seeds:
-        options = {f"{setting} 1.0": letters for setting, letters in found[seed]["bands"].items()}
+        options = {f"{setting} 1.0 prompt": letters for setting, letters in found[seed]["bands"].items()}
         options |= {f"{layer} 1.0 0.0": letters for layer, letters in found[seed]["replace"].items()}
         tuned[str(seed)] = as_setting(max(options, key=lambda s: accuracy(options[s])))
     static = as_setting(best("static", list(found[seeds[0]]["static"])))
@@ -234,9 +244,10 @@ def choose(seeds: list[int]) -> dict:
 
 
 def as_setting(key: str) -> dict:
-    """ "0:4 2.0 1.0" -> keywords of generate()."""
-    layers, dose, alpha = key.split()
-    return {"fusion_layers": layers, "dose": float(dose), "alpha": float(alpha)}
+    """ "0:4 2.0 1.0 prompt" -> keywords of generate(); without the last word, answers are fused as the config says."""
+    layers, dose, alpha, *prompt_only = key.split()
+    setting = {"fusion_layers": layers, "dose": float(dose), "alpha": float(alpha)}
+    return setting | ({"fusion_answer": False} if prompt_only else {})
 
 
 def way_settings(seed: int, model, processor, chosen: dict) -> dict[str, dict]:
@@ -257,14 +268,12 @@ def measure_test(seeds: list[int]) -> dict:
     asked = {way: (way, kwargs) for way, kwargs in way_settings(seed, model, processor, chosen).items()}
     asked |= {name: ("fused", kwargs) for name, kwargs in ABLATIONS.items()}
     for band, dose in chosen["bands"].items():
-        asked[f"band {band}"] = ("fused", {"fusion_layers": band, "dose": dose, "alpha": 1.0})
+        asked[f"band {band}"] = ("fused", {"fusion_layers": band, "dose": dose, **AS_IN_THE_PAPER})
     found = {"families": list(questions["family"]), "ways": {}}
     for name, (way, kwargs) in asked.items():
         predictions = ask(model, processor, questions, way, max_new_tokens=SHORT, **kwargs)
         found["ways"][name] = outcomes(predictions, questions)
         show(name, found["ways"][name])
-    predictions = fused_throughout(model, processor, questions, max_new_tokens=SHORT)
-    found["ways"]["answer_too"] = outcomes(predictions, questions)
     return found
 
 

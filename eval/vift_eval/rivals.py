@@ -153,7 +153,7 @@ def ask(model, processor, questions, way: str, *, language_model=None, vectors=N
     prompts = _prompts(processor, rows, [row["question"] for row in rows], image=True)
     pictures = [row["images"][0] for row in rows]
     if way == "static_vector":
-        kwargs.setdefault("fusion", True)
+        kwargs = {"fusion": True, "fusion_answer": False} | kwargs
         kwargs["per_batch"] = lambda batch, inputs: {"text_stream": static_stream(model, inputs, vectors)}
         return _generate(model, processor, prompts, pictures, **kwargs)
 

@@ -46,7 +46,7 @@ def alone(engine, row, **fusion):
 
 @pytest.mark.parametrize("rule", ["cascade", "additive", "independent"])
 def test_both_answers_are_those_of_generate(engine, rule):
-    fusion = {"fusion_layers": "0:4", "fusion_rule": rule}
+    fusion = {"fusion_layers": "0:4", "fusion_rule": rule, "fusion_answer": rule == "cascade"}
     for row in visual_questions(3, seed=3):
         pair = last(engine.answers(ask(row["question"]), row["images"][0], [UNFUSED, (0.9, 0.4)], fusion, 40))
         assert pair == [alone(engine, row, fusion=False), alone(engine, row, alpha=0.9, beta=0.4, **fusion)]
