@@ -4,11 +4,13 @@ from .configuration_vift import VIFTConfig
 from .fusion_vift import FusionSettings, PromptFusion, TextStream
 from .generation_vift import attach_fusion, detach_fusion
 from .modeling_vift import VIFTForConditionalGeneration, VIFTModel
+from .streams_vift import TextStreamCache
 
 __all__ = [
     "FusionSettings",
     "PromptFusion",
     "TextStream",
+    "TextStreamCache",
     "VIFTConfig",
     "VIFTForConditionalGeneration",
     "VIFTModel",

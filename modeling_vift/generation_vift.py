@@ -15,7 +15,6 @@ import inspect
 import threading
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import replace
 from functools import cache, partial
 
 import torch
@@ -35,10 +34,12 @@ from .fusion_vift import (
     span_columns,
     text_positions,
 )
+from .streams_vift import TextStreamCache
 
 # (model, PromptFusion or None) of the generate() that is running in this thread
 _RUNNING = ContextVar("vift_running_generate", default=(None, None))
 _ATTACHING = threading.Lock()
+SHARDED = ("_get_fsdp_state", "ds_config")  # what FSDP2 and DeepSpeed leave on a model
 # the argument that carries the KV cache: transformers 5.24 renamed it
 _KNOWN = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
 CACHE = "cache" if "cache" in _KNOWN else "past_key_values"
@@ -110,7 +111,8 @@ class FusedGeneration:
         fusion_rule: str | None = None,
         fusion_span: str | None = None,
         fusion_norm: bool | None = None,
-        text_stream: TextStream | None = None,
+        fusion_answer: bool | None = None,
+        text_stream: TextStream | TextStreamCache | None = None,
         **kwargs,
     ):
         """
@@ -120,9 +122,10 @@ class FusedGeneration:
             fusion (`bool`, `str` or `dict`, *optional*): on, off, or the name of a preset; the config decides if None.
             alpha, beta (`float` or `torch.Tensor` of shape (B,), *optional*): the paper's coefficients, one a row.
             dose (`float`, *optional*): instead of beta: beta times the number of fused layers.
-            fusion_layers, fusion_rule, fusion_span, fusion_norm: see `VIFTConfig`.
-            text_stream (`TextStream`, *optional*):
-                What to fuse in place of this prompt's own text run, see `text_stream()`.
+            fusion_layers, fusion_rule, fusion_span, fusion_norm, fusion_answer: see `VIFTConfig`.
+            text_stream (`TextStream` or `TextStreamCache`, *optional*):
+                What to fuse in place of this prompt's own text run, see `text_stream()`; or where the runs of
+                questions asked before are kept.
             kwargs: everything `generate()` and the processor know.
 
         Raises:
@@ -137,6 +140,7 @@ class FusedGeneration:
             "fusion_rule": fusion_rule,
             "fusion_span": fusion_span,
             "fusion_norm": fusion_norm,
+            "fusion_answer": fusion_answer,
         }
         if isinstance(kwargs.get("custom_generate"), str):  # a repository's generate() in the place of this one
             given = overrides | {"fusion": fusion, "text_stream": text_stream}
@@ -151,8 +155,14 @@ class FusedGeneration:
             cache = _cache_in(kwargs)
             past = 0 if cache is None else int(cache.get_seq_length())
             new_ids_only = past > 0 and not self._holds_cached_ids(input_ids, past, kwargs.get("attention_mask"))
+            all_pixels = kwargs.get("pixel_values")
             self._check_prompt(input_ids, past, new_ids_only, kwargs)
             resumed = past > 0 and past == input_ids.shape[1] - 1  # no new prompt: the next token of an answer
+            if settings is not None and settings.answer:
+                resumed = False
+                kwargs.setdefault("disable_compile", True)  # a compiled decode would be another graph at each step
+                if hasattr(text_stream, "states"):
+                    raise ValueError("text_stream holds the prompt's text run only: with fusion_answer=True pass none")
             if settings is not None and not resumed and is_one_of(input_ids, self._image_ids()).any():
                 if new_ids_only:
                     raise ValueError(
@@ -170,10 +180,13 @@ class FusedGeneration:
                 known = inspect.signature(type(self).forward).parameters.keys()
                 known -= {"input_ids", "past_key_values", "cache", "use_cache", "labels"}
                 image_run = {name: value for name, value in kwargs.items() if name in known}
+                if past and settings.needs_image_run:  # h_vq is a run of the whole conversation, with all its images
+                    image_run |= {} if all_pixels is None else {"pixel_values": all_pixels}
+                    self._check_prompt(input_ids, 0, False, image_run)
                 plan = self._plan_fusion(settings, input_ids, mask, text_stream, **image_run)
         elif settings is not None and kwargs.get("inputs_embeds") is not None:
             raise ValueError("inputs_embeds without input_ids cannot be fused: pass input_ids too, or fusion=False")
-        if text_stream is not None and plan is None:
+        if hasattr(text_stream, "states") and plan is None:
             raise ValueError("text_stream is given but nothing is fused: fusion is off or no row holds an image")
         with _running(self, plan):
             return super().generate(inputs, generation_config, **kwargs)
@@ -184,20 +197,28 @@ class FusedGeneration:
         )
         model, plan = _RUNNING.get()
         cached = kwargs.get("use_cache", True)
-        if plan is not None and model is self and (is_first_iteration or not cached):
+        grown = plan is not None and plan.settings.answer and input_ids.shape[1] > plan.length
+        if plan is not None and model is self and (is_first_iteration or not cached or grown):
+            if grown:  # by the answer's tokens
+                mask = kwargs.get("attention_mask")  # generate() drops one without zeros
+                mask = torch.ones_like(input_ids) if mask is None else mask
+                plan = self._plan_fusion(plan.settings, input_ids, mask, expand=len(input_ids) // plan.batch_size)
+            if plan is None:  # another prompt than generate()'s, as guidance has
+                return model_inputs
             tokens = model_inputs["inputs_embeds" if model_inputs.get("input_ids") is None else "input_ids"]
             cache = _cache_in(kwargs)
             offset = int(cache.get_seq_length()) if cached and cache is not None else 0
             model_inputs["fusion"] = plan.at(tokens.shape[0], tokens.shape[1], offset)
         return model_inputs
 
-    def text_stream(self, input_ids, attention_mask=None, fusion_layers=None) -> TextStream:
+    def text_stream(self, input_ids, attention_mask=None, fusion_layers=None, kept=None) -> TextStream:
         """
         One run over the prompts without their images, at positions 0 ... T-1: h(q) at the input of each fused layer.
 
         Args:
             input_ids, attention_mask (`torch.LongTensor` of shape (B, S)): the prompts with image placeholders.
             fusion_layers (*optional*): as in `generate()`; the config's when None.
+            kept (`TextStreamCache`, *optional*): streams of texts that were run before; new ones are put there.
 
         Returns:
             `TextStream`, with N text tokens from the rows that hold an image. `generate()` takes it, edited or not.
@@ -210,18 +231,28 @@ class FusedGeneration:
         rows, columns = text_positions(input_ids, mask, self._image_ids(), self.fusion_config.image_wrapper_token_ids)
         if not len(rows):
             raise ValueError(f"input_ids hold no image token ({self.config.image_token_id}) with text around it")
-        # right-padded and causal: no token sees the padding, so that no mask is needed
-        packed_rows, packed_columns = torch.unique_consecutive(rows, return_inverse=True)[1], position_in_row(rows)
-        text_ids = input_ids.new_zeros(int(packed_rows[-1]) + 1, int(packed_columns.max()) + 1)
-        text_ids[packed_rows, packed_columns] = input_ids[rows, columns]
-        return TextStream(self._record(layers, packed_rows, packed_columns, input_ids=text_ids), rows, columns)
+        lengths = torch.unique_consecutive(rows, return_counts=True)[1].tolist()
+        texts = [tuple(text.tolist()) for text in input_ids[rows, columns].split(lengths)]
+
+        def run(new: list) -> dict:
+            # right-padded and causal: no token sees the padding, so that no mask is needed
+            ids = nn.utils.rnn.pad_sequence([input_ids.new_tensor(text) for text in new], batch_first=True)
+            sizes = [len(text) for text in new]
+            places = torch.arange(len(new), device=rows.device).repeat_interleave(rows.new_tensor(sizes))
+            states = self._record(layers, places, position_in_row(places), input_ids=ids)
+            parts = zip(*(states[layer].split(sizes) for layer in layers))
+            return {text: dict(zip(layers, part)) for text, part in zip(new, parts)}
+
+        unique = list(dict.fromkeys(texts))  # a question of several rows runs once
+        alone = kept is None or any(hasattr(self, name) for name in SHARDED)  # sharded: all ranks run, or none
+        streams = run(unique) if alone else kept.get(self, layers, unique, run)
+        states = {layer: torch.cat([streams[text][layer] for text in texts]) for layer in layers}
+        return TextStream(states, rows, columns)
 
     def _record(self, layers, rows, columns, **model_inputs) -> dict[int, torch.Tensor]:
         """Inputs of `layers` at the given positions in an unfused run through the whole model's `forward`."""
         # sharded and offloaded modules must finish their forward; autograd's checkpoints too
-        whole = torch.is_grad_enabled() or any(
-            hasattr(self, name) for name in ("_hf_hook", "_get_fsdp_state", "ds_config")
-        )
+        whole = torch.is_grad_enabled() or any(hasattr(self, name) for name in ("_hf_hook", *SHARDED))
         recorder = LayerRecorder(layers, rows, columns, stop_early=not whole)
         model_inputs |= {"use_cache": False, "logits_to_keep": 1, "fusion": recorder}
         with _running(self, None), suppress(StopForward):
@@ -235,9 +266,10 @@ class FusedGeneration:
         return recorder.states
 
     def _plan_fusion(
-        self, settings: FusionSettings, input_ids, prompt_mask, stream=None, **image_run
+        self, settings: FusionSettings, input_ids, prompt_mask, stream=None, expand: int = 1, **image_run
     ) -> PromptFusion | None:
-        """The fusion of the prompts (B, S) marked by `prompt_mask`; None when no row holds an image."""
+        """The fusion of the prompts (B, S) marked by `prompt_mask`, in which each row stands `expand` times; None when
+        no row holds an image."""
         image_ids, wrapper_ids = self._image_ids(), self.fusion_config.image_wrapper_token_ids
         rows, columns = text_positions(input_ids, prompt_mask, image_ids, wrapper_ids)
         if not len(rows):
@@ -245,12 +277,10 @@ class FusedGeneration:
         batch_size = len(input_ids)
         for name in ("alpha", "beta"):
             value = getattr(settings, name)
-            if isinstance(value, torch.Tensor):
-                if len(value) != batch_size:
-                    raise ValueError(f"{name} has {len(value)} values, the batch has {batch_size} rows")
-                settings = replace(settings, **{name: value.to(rows.device)[rows, None]})
-        if stream is None:
-            stream = self.text_stream(input_ids, prompt_mask, list(settings.layers))
+            if isinstance(value, torch.Tensor) and len(value) * expand != batch_size:
+                raise ValueError(f"{name} has {len(value)} values, the batch has {batch_size} rows")
+        if not hasattr(stream, "states"):  # none, or a cache (isinstance fails across copies of this code)
+            stream = self.text_stream(input_ids, prompt_mask, list(settings.layers), stream)
         for layer in settings.layers:
             if layer not in stream.states or len(stream.states[layer]) != len(rows):
                 found = len(stream.states[layer]) if layer in stream.states else "no"
@@ -274,7 +304,8 @@ class FusedGeneration:
             image_states = self._record(settings.layers, rows, target.clamp(min=0), **image_run)
         source = (target >= 0).nonzero().flatten()
         states = {layer: stream.states[layer] for layer in settings.layers}
-        return PromptFusion(settings, states, image_states, rows[source], target[source], source, batch_size)
+        places = rows[source], target[source], source
+        return PromptFusion(settings, states, image_states, *places, batch_size, input_ids.shape[1])
 
     def _image_ids(self) -> list[int]:
         """Placeholder ids of images and, where the model has them, of videos."""

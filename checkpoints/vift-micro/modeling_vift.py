@@ -87,12 +87,17 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
             fusion (`bool`, `str`, `dict`, *optional*):
                 True, a preset's name or a dict such as `{"beta": 0.1}` for fused scoring: the prompt is fused and
                 the rest is read as `generate()` would have. With `labels`, a row's prompt ends before its first
-                label that is not -100; without, it is the whole row. A `PromptFusion` is applied as it is.
+                label that is not -100; without (or with `fusion_answer`), it is the whole row. A `PromptFusion` is
+                applied as it is.
 
         Raises:
             ValueError: images and placeholders that do not match (with both numbers), `inputs_embeds` or a filled
                 cache together with `fusion`, or a bad fusion argument.
         """
+        if past_key_values is not None:  # under its own name, so that a newer transformers warns
+            kwargs["past_key_values"] = past_key_values
+        if cache is not None:
+            kwargs[CACHE] = cache
         cache = past_key_values if cache is None else cache
         if not torch.compiler.is_compiling() and not generating() and not cache:
             self._check_images(input_ids, pixel_values, mm_encoder_outputs)
@@ -105,7 +110,8 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
                         "fusion needs whole prompts as input_ids: no inputs_embeds, no filled past_key_values"
                     )
                 mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-                prompt_mask = mask if labels is None else mask * (labels == -100).cumprod(dim=1)
+                whole = labels is None or settings.answer
+                prompt_mask = mask if whole else mask * (labels == -100).cumprod(dim=1)
                 fusion = self._plan_fusion(
                     settings,
                     input_ids,
@@ -118,8 +124,6 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
                 )
         if fusion is not None:
             kwargs["fusion"] = fusion
-        if cache is not None:
-            kwargs[CACHE] = cache
         return super().forward(
             input_ids=input_ids,
             pixel_values=pixel_values,

@@ -8,15 +8,17 @@ prompts are batched: rows are left-padded to answer, right-padded to score. `reu
 Shapes: B prompts, S tokens of the longest.
 """
 
+import inspect
 from dataclasses import dataclass, field
 
 import torch
 
-from modeling_vift.fusion_vift import FusionSettings, resolve_fusion
+from modeling_vift import TextStreamCache
+from modeling_vift.fusion_vift import OVERRIDES, FusionSettings, resolve_fusion
 
 from .images import open_image, to_rgb
 
-FUSION_KEYS = ("fusion", "alpha", "beta", "dose", "fusion_layers", "fusion_rule", "fusion_span", "fusion_norm")
+FUSION_KEYS = ("fusion", *OVERRIDES)
 SAMPLING_KEYS = ("temperature", "top_p", "top_k")
 GENERATION_KEYS = ("num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "min_new_tokens")
 # What tasks write for other models or for the harness itself; nothing here depends on it.
@@ -102,6 +104,9 @@ class Engine:
         self.tokenizer = processor.tokenizer
         eos = model.generation_config.eos_token_id
         self.ends = set(eos if isinstance(eos, list) else [self.tokenizer.eos_token_id if eos is None else eos])
+        # benchmarks ask one question about many pictures; checkpoints saved with older code keep no streams
+        keeps = "kept" in inspect.signature(model.text_stream).parameters
+        self.extra = {"text_stream": TextStreamCache()} if keeps else {}
         self.positions = model.config.get_text_config().max_position_embeddings
 
     def settings(self, request: Request) -> FusionSettings | None:
@@ -162,7 +167,7 @@ class Engine:
     def generate(self, inputs, request: Request, **extra) -> list[Answer]:
         """One answer a row of `inputs`, greedy unless the request samples; `extra` keywords go to `generate()`."""
         limits = self.limits(inputs, request)
-        kwargs = dict(inputs) | request.generation | request.fusion | extra
+        kwargs = self.extra | dict(inputs) | request.generation | request.fusion | extra
         output = self.model.generate(**kwargs, max_new_tokens=max(limits))
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
         used = inputs["attention_mask"].sum(dim=1).tolist()
@@ -231,6 +236,7 @@ def describe(settings: FusionSettings) -> dict:
         "fusion_rule": settings.rule,
         "fusion_span": settings.span,
         "fusion_norm": settings.norm,
+        "fusion_answer": settings.answer,
     }
 
 

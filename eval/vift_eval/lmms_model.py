@@ -156,16 +156,28 @@ class VIFT(lmms):
         return self._messages(context, visuals)
 
     def _batches(self, requests, generation_kwargs):
-        """(request settings, indices) a batch: equal settings together, longest first so that an OOM shows at once."""
+        """
+        (request settings, indices) a batch: equal settings together, as many pictures and about as long a text,
+        most and longest first so that an OOM shows at once.
+        """
         groups: dict[str, list[int]] = {}
         for index, kwargs in enumerate(generation_kwargs):
             if not (requests[index].metadata or {}).get("__padding_only__"):  # ranks are filled up; nothing is sharded
                 groups.setdefault(json.dumps(kwargs, sort_keys=True, default=str), []).append(index)
         for members in groups.values():
             settings = self._request(generation_kwargs[members[0]])
-            members.sort(key=lambda i: -len(str(requests[i].args[0])))
+            pictures = {i: self._pictures(requests[i]) if self.batch_size > 1 else 0 for i in members}
+            members.sort(key=lambda i: (-pictures[i], -len(str(requests[i].args[0]))))
             for start in range(0, len(members), self.batch_size):
                 yield settings, members[start : start + self.batch_size]
+
+    def _pictures(self, request) -> int:
+        """How many pictures a request shows: each takes far more places than the text's length tells."""
+        try:
+            contents = [message["content"] for message in self._chat(request)]
+        except Exception:  # it fails again, and is named, when it is its turn
+            return 0
+        return sum(part["type"] == "image" for content in contents if not isinstance(content, str) for part in content)
 
     def _run(self, requests, generation_kwargs, answer, description: str) -> list:
         """`answer(settings, requests)` for each batch; results in the order of `requests`, None for the failed."""
