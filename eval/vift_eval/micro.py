@@ -182,8 +182,10 @@ def _forced(model, processor, prompts, images, first: list[str], **kwargs) -> li
 
 
 def fused_throughout(model, processor, questions, max_new_tokens: int = 12, **kwargs) -> list[str]:
-    """Fused answers whose own tokens are fused too: each token is asked for by a fused prompt that ends with the answer
-    so far, where `generate()` fuses the prompt only. Slow, for experiments."""
+    """Fused answers whose own tokens are fused too, where `generate()` fuses the prompt only.
+
+    Each token is asked for by a fused prompt that ends with the answer so far: slow, for experiments.
+    """
     rows = [questions[i] for i in range(len(questions))]
     prompts = _prompts(processor, rows, [row["question"] for row in rows], image=True)
     images = [row["images"][0] for row in rows]

@@ -207,8 +207,8 @@ def read_below_the_top_half(r: dict):
     lost = f", {percent(-delta['difference'] / gain)} of what the picture adds" if gain > 0 else ""
     reason = (
         f"states replaced at layer {low}, {middle}, {high}: {percent(replaced[low]['mean'])}, "
-        f"{percent(replaced[middle]['mean'])}, {percent(replaced[high]['mean'])} right (blind {percent(blind)}); at the "
-        f"top half's first layer {points(delta)}{lost}: the text tokens have read it below, and fusion overwrites it"
+        f"{percent(replaced[middle]['mean'])}, {percent(replaced[high]['mean'])} right (blind {percent(blind)}); at "
+        f"the top half's first layer {points(delta)}{lost}: the text tokens have read it below, fusion overwrites it"
     )
     return (MET if delta["ci95"][1] < 0 else NOT_MET), reason
 
@@ -238,6 +238,10 @@ RULES = [
     ("goal", "at least 15 points over blind, wrong image and random vectors, in every seed", goal_controls),
     ("rivals", "better than mixing log-probabilities, either sign, and than merging weights", beats_rivals),
     ("mechanism", "the text run's content counts: better than what brings the mode alone", more_than_mode),
-    ("mechanism", "why not the paper's layers: much of the picture is read below the top half", read_below_the_top_half),
+    (
+        "mechanism",
+        "why not the paper's layers: much of the picture is read below the top half",
+        read_below_the_top_half,
+    ),
     ("goal", "calibrate() within 2 points of the tuned setting, in every seed", goal_calibrate),
 ]
