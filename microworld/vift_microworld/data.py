@@ -100,7 +100,7 @@ def detailed_captions(
     no_query_share: float = NO_QUERY_SHARE,
     queries: tuple[str, ...] = ("caption", "asking", "naming"),
 ) -> Dataset:
-    """Stage 2: complete captions; `queries` name `language.QUERY_POOLS`, all but "web" answered by the whole caption."""
+    """Stage 2: complete captions; `queries` name `language.QUERY_POOLS`; all but "web" ask for the whole caption."""
     return _captions(count, seed, split, "detailed", no_query_share, queries)
 
 
