@@ -100,7 +100,7 @@ def detailed_captions(
     no_query_share: float = NO_QUERY_SHARE,
     queries: tuple[str, ...] = ("caption", "asking", "naming"),
 ) -> Dataset:
-    """Stage 2: complete captions; `queries` name `language.QUERY_POOLS`, all of them answered by the caption."""
+    """Stage 2: complete captions; `queries` name `language.QUERY_POOLS`; all but "web" ask for the whole caption."""
     return _captions(count, seed, split, "detailed", no_query_share, queries)
 
 
@@ -112,7 +112,8 @@ def _captions(count: int, seed: int, split: str, kind: str, no_query_share: floa
         query = None
         if rng.random() >= no_query_share:
             query = language.caption_query(scene, rng, tuple(queries))
-        caption = language.web_caption(scene, rng) if kind == "web" else language.caption_for(scene, query)
+        web = kind == "web" or query == language.WEB_QUERY  # which asks for a caption as the web has them
+        caption = language.web_caption(scene, rng) if web else language.caption_for(scene, query)
         rows.append([user_turn(query, image=True), assistant_turn(caption)])
     return _training_dataset(rows, scenes)
 

@@ -197,6 +197,9 @@ def stage_block() -> str:
     )
 
 
+ATTACHED = {"alpha": 1.0, "fusion_layers": 0.5, "fusion_answer": False}  # what attach_fusion sets by default
+
+
 def expected_answers():
     """What the bundled model answers to the card's question, by this package."""
     from PIL import Image
@@ -211,7 +214,7 @@ def expected_answers():
         return_dict=True,
         return_tensors="pt",
     )
-    asked = {"as configured": {}, "unfused": {"fusion": False}, "beta=0.1": {"beta": 0.1, "fusion_layers": 0.5}}
+    asked = {"as configured": {}, "unfused": {"fusion": False}, "beta=0.1": {"beta": 0.1, **ATTACHED}}
     start = inputs["input_ids"].shape[1]
     return {
         name: model.generate(**inputs, **how, max_new_tokens=64)[0, start:].tolist() for name, how in asked.items()

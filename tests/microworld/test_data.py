@@ -93,6 +93,13 @@ def test_caption_queries_come_from_the_named_pools_in_the_given_share():
         assert not set(asked) & {*language.CAPTION_QUERIES, *language.ASKING_QUERIES} and len(set(asked)) > 30
 
 
+def test_the_query_of_web_captions_gets_one_in_detailed_data_too():
+    table = detailed_captions(40, no_query_share=0.0, queries=("web", "caption"))
+    for user, assistant in table["messages"]:
+        web = user["content"][1]["text"] == language.WEB_QUERY
+        assert assistant["content"][0]["text"].startswith("the picture shows") != web
+
+
 def test_captions_hold_the_facts():
     for i, scene in enumerate(sample_scenes(100, 5, "train")):
         detailed = language.detailed_caption(scene)
