@@ -95,15 +95,10 @@ def answer(engine: Engine, shared: Shared, request: Request, known: list[list[An
             else.
     """
     found: list = [None] * len(known)
-    # a setting that reads the unfused run with the picture, fuses the answer, or does not decode greedily, is not
-    # checked by drafts
+    # a setting that reads the unfused run with the picture, or does not decode greedily, is not checked by drafts
     settings = engine.settings(request)
     plain = set(request.generation) <= PLAIN and request.generation.get("num_beams", 1) == 1
-    if (
-        plain
-        and not request.generation.get("do_sample")
-        and not (settings and (settings.needs_image_run or settings.answer))
-    ):
+    if plain and not request.generation.get("do_sample") and not (settings and settings.needs_image_run):
         drafts = [[draft_tokens(engine, one) for one in answers] for answers in known]
         prefixes: list[list[int]] = [[] for _ in known]
         for _ in range(ROUNDS):
@@ -145,7 +140,9 @@ def check(engine: Engine, shared: Shared, request: Request, settings, offered: d
     seen = mask.new_tensor([[1] * len(draft) + [0] * (width - len(draft)) for draft in drafts])
     whole = torch.cat([mask, seen], dim=1)
     plan = None
-    if settings is not None and shared.stream is not None:
+    if settings is not None and settings.answer:  # the draft is fused too, so its text stream is not the prompt's
+        plan = engine.model._plan_fusion(settings, torch.cat([ids, tail], dim=1), whole)
+    elif settings is not None and shared.stream is not None:
         stream, image_id = shared.stream, engine.model.config.image_token_id
         target = span_columns(settings.span, ids, mask, [image_id], stream.rows, stream.columns)
         source = (target >= 0).nonzero().flatten()

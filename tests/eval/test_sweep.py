@@ -42,7 +42,9 @@ def test_reuse_changes_no_answer(bundled):
     drafted = False
     for fusion in ({"fusion": False}, {"beta": 0.3, "fusion_layers": "2:6"}, {"beta": 0.3, "fusion_layers": "2:6"},
                    {"beta": 0.5, "fusion_layers": "0:4", "fusion_span": "after_image"},
-                   {"beta": 0.2, "alpha": 0.9, "fusion_layers": "4:8", "fusion_rule": "additive"}):  # fmt: skip
+                   {"beta": 0.5, "fusion_layers": "0:4", "fusion_answer": False},
+                   {"beta": 0.2, "alpha": 0.9, "fusion_layers": "4:8", "fusion_rule": "additive",
+                    "fusion_answer": False}):  # fmt: skip
         request = Request(8, {"do_sample": False}, fusion)
         expected = bundled.generate(bundled.inputs(batch), request)
         found = answer(bundled, shared, request, known)
@@ -52,14 +54,16 @@ def test_reuse_changes_no_answer(bundled):
     assert drafted
 
 
-def test_known_answers_save_decoding(bundled, monkeypatch):
+@pytest.mark.parametrize("throughout", [False, True])
+def test_known_answers_save_decoding(bundled, monkeypatch, throughout):
     """When every answer is known, nothing is generated token by token."""
     from vift_eval.engine import Request
     from vift_eval.reuse import Shared, answer
 
     batch = prompts(bundled, 6)
     shared = Shared.of(bundled, bundled.inputs(batch), range(4))
-    request = Request(8, {"do_sample": False}, {"beta": 0.5, "fusion_layers": "0:4"})
+    fusion = {"beta": 0.5, "fusion_layers": "0:4", "fusion_answer": throughout}
+    request = Request(8, {"do_sample": False}, fusion)
     said = answer(bundled, shared, request, [[] for _ in batch])
     monkeypatch.setattr(bundled.model, "generate", None)
     assert answer(bundled, shared, request, [[one] for one in said]) == said
