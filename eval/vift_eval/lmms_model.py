@@ -51,7 +51,8 @@ class VIFT(lmms):
         system_prompt: text, or a file with it, put before every chat that has none.
         on_error: "raise", or "report" to leave failing requests out and list them.
         min_pixels, max_pixels: for image processors that have them.
-        fusion, alpha, beta, dose, fusion_layers, fusion_rule, fusion_span, fusion_norm, fusion_answer: as in `generate()`.
+        fusion, alpha, beta, dose, fusion_layers, fusion_rule, fusion_span, fusion_norm, fusion_answer:
+            as in `generate()`.
 
     Raises:
         ValueError: an unknown argument, or a value that cannot be; the message names both.
