@@ -50,6 +50,9 @@ class VIFTConfig(LlavaConfig):
         fusion_span (`str`, defaults to `"all"`): `"all"`, `"after_image"` or `"reference"`, see `FUSION_SPANS`.
         fusion_norm (`bool`, defaults to `False`):
             Rescale each fused hidden state to the norm it had before.
+        fusion_answer (`bool`, defaults to `False`):
+            Fuse the answer's own tokens too, as they are decoded (the paper fuses the prompt only). Each step then
+            costs one more text run, up to the highest fused layer. Not with rules that read an image run.
         fusion_presets (`dict[str, dict]`):
             Named overrides: `generate(..., fusion="reasoning")`.
         image_wrapper_token_ids (`list[int]`, defaults to `[]`):
@@ -103,6 +106,7 @@ class VIFTConfig(LlavaConfig):
     fusion_rule: Any = "cascade"
     fusion_span: Any = "all"
     fusion_norm: bool = False
+    fusion_answer: bool = False
     fusion_presets: Any = None
     image_wrapper_token_ids: Any = None
 

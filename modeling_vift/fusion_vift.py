@@ -28,7 +28,7 @@ FUSION_SPANS = {
     "reference": "the last T tokens, T = length of the prompt without image: the authors' released code, where the "
     "header lands on the last image tokens; for reproduction only",
 }
-OVERRIDES = ("alpha", "beta", "dose", "fusion_layers", "fusion_rule", "fusion_span", "fusion_norm")
+OVERRIDES = ("alpha", "beta", "dose", "fusion_layers", "fusion_rule", "fusion_span", "fusion_norm", "fusion_answer")
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class FusionSettings:
     rule: str
     span: str
     norm: bool
+    answer: bool = False
 
     @property
     def needs_image_run(self) -> bool:
@@ -100,21 +101,28 @@ def resolve_fusion(config, fusion=None, **overrides) -> FusionSettings | None:
     for name, known in (("fusion_rule", FUSION_RULES), ("fusion_span", FUSION_SPANS)):
         if value[name] not in known:
             raise ValueError(f"{name}={value[name]!r} is unknown; known: {', '.join(known)}")
-    if not isinstance(value["fusion_norm"], bool):
-        raise ValueError(f"fusion_norm={value['fusion_norm']!r} must be True or False")
+    for name in ("fusion_norm", "fusion_answer"):
+        if not isinstance(value[name], bool):
+            raise ValueError(f"{name}={value[name]!r} must be True or False")
     if "dose" in value:
         beta = _coefficient("dose", value["dose"], -64.0, 64.0) / len(layers)
         beta = _coefficient(f"beta (dose={value['dose']} over {len(layers)} layers)", beta, -2.0, 2.0)
     else:
         beta = _coefficient("beta", value["beta"], -2.0, 2.0)
-    return FusionSettings(
+    settings = FusionSettings(
         alpha=_coefficient("alpha", value["alpha"], 0.0, 2.0),
         beta=beta,
         layers=layers,
         rule=value["fusion_rule"],
         span=value["fusion_span"],
         norm=value["fusion_norm"],
+        answer=value["fusion_answer"],
     )
+    if settings.answer and settings.needs_image_run:
+        raise ValueError(
+            f"fusion_answer=True needs the rule 'cascade', or 'additive' with alpha=1, not {settings.rule!r}"
+        )
+    return settings
 
 
 def _coefficient(name: str, value, low: float, high: float) -> float | torch.Tensor:
@@ -206,11 +214,12 @@ class PromptFusion:
     What to write where, for one prompt (or a slice of it); called with each layer's input.
 
     Attributes:
-        settings (`FusionSettings`): with alpha and beta as floats or of shape (N, 1).
+        settings (`FusionSettings`): with alpha and beta as floats, or one for each row before expansion.
         text_states, image_states: layer index -> (N, D), unfused runs without and with image (h_q and h_vq).
         rows, columns (`torch.Tensor` of shape (M,)): positions to write in the (B, S) batch at hand.
         source (`torch.Tensor` of shape (M,)): which of the N states goes there.
         batch_size (`int`): B before any expansion for beams or return sequences.
+        length (`int`): S, the tokens of the prompt.
     """
 
     settings: FusionSettings
@@ -220,6 +229,7 @@ class PromptFusion:
     columns: torch.Tensor
     source: torch.Tensor
     batch_size: int
+    length: int = 0
 
     def at(self, batch_size: int, length: int, offset: int) -> "PromptFusion | None":
         """The part that falls on tokens offset ... offset + length - 1 of a batch expanded to `batch_size` rows."""
@@ -249,10 +259,12 @@ class PromptFusion:
         def gather(states):
             return states.to(device)[source].to(dtype)
 
-        alpha, beta = (
-            gather(value) if isinstance(value, torch.Tensor) else value
-            for value in (self.settings.alpha, self.settings.beta)
-        )
+        def of_row(value):
+            if not isinstance(value, torch.Tensor):
+                return value
+            return value.to(device, dtype)[index[0] // (self.batch_size // len(value)), None]
+
+        alpha, beta = of_row(self.settings.alpha), of_row(self.settings.beta)
         x = hidden_states[index].to(dtype)
         fused = beta * gather(self.text_states[layer])
         if self.settings.rule == "independent":

@@ -15,7 +15,6 @@ import inspect
 import threading
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import replace
 from functools import cache, partial
 
 import torch
@@ -112,6 +111,7 @@ class FusedGeneration:
         fusion_rule: str | None = None,
         fusion_span: str | None = None,
         fusion_norm: bool | None = None,
+        fusion_answer: bool | None = None,
         text_stream: TextStream | TextStreamCache | None = None,
         **kwargs,
     ):
@@ -122,7 +122,7 @@ class FusedGeneration:
             fusion (`bool`, `str` or `dict`, *optional*): on, off, or the name of a preset; the config decides if None.
             alpha, beta (`float` or `torch.Tensor` of shape (B,), *optional*): the paper's coefficients, one a row.
             dose (`float`, *optional*): instead of beta: beta times the number of fused layers.
-            fusion_layers, fusion_rule, fusion_span, fusion_norm: see `VIFTConfig`.
+            fusion_layers, fusion_rule, fusion_span, fusion_norm, fusion_answer: see `VIFTConfig`.
             text_stream (`TextStream` or `TextStreamCache`, *optional*):
                 What to fuse in place of this prompt's own text run, see `text_stream()`; or where the runs of
                 questions asked before are kept.
@@ -140,6 +140,7 @@ class FusedGeneration:
             "fusion_rule": fusion_rule,
             "fusion_span": fusion_span,
             "fusion_norm": fusion_norm,
+            "fusion_answer": fusion_answer,
         }
         if isinstance(kwargs.get("custom_generate"), str):  # a repository's generate() in the place of this one
             given = overrides | {"fusion": fusion, "text_stream": text_stream}
@@ -157,6 +158,11 @@ class FusedGeneration:
             all_pixels = kwargs.get("pixel_values")
             self._check_prompt(input_ids, past, new_ids_only, kwargs)
             resumed = past > 0 and past == input_ids.shape[1] - 1  # no new prompt: the next token of an answer
+            if settings is not None and settings.answer:
+                resumed = False
+                kwargs.setdefault("disable_compile", True)  # a compiled decode would be another graph at each step
+                if hasattr(text_stream, "states"):
+                    raise ValueError("text_stream holds the prompt's text run only: with fusion_answer=True pass none")
             if settings is not None and not resumed and is_one_of(input_ids, self._image_ids()).any():
                 if new_ids_only:
                     raise ValueError(
@@ -191,7 +197,14 @@ class FusedGeneration:
         )
         model, plan = _RUNNING.get()
         cached = kwargs.get("use_cache", True)
-        if plan is not None and model is self and (is_first_iteration or not cached):
+        grown = plan is not None and plan.settings.answer and input_ids.shape[1] > plan.length
+        if plan is not None and model is self and (is_first_iteration or not cached or grown):
+            if grown:  # by the answer's tokens
+                mask = kwargs.get("attention_mask")  # generate() drops one without zeros
+                mask = torch.ones_like(input_ids) if mask is None else mask
+                plan = self._plan_fusion(plan.settings, input_ids, mask, expand=len(input_ids) // plan.batch_size)
+            if plan is None:  # another prompt than generate()'s, as guidance has
+                return model_inputs
             tokens = model_inputs["inputs_embeds" if model_inputs.get("input_ids") is None else "input_ids"]
             cache = _cache_in(kwargs)
             offset = int(cache.get_seq_length()) if cached and cache is not None else 0
@@ -253,9 +266,10 @@ class FusedGeneration:
         return recorder.states
 
     def _plan_fusion(
-        self, settings: FusionSettings, input_ids, prompt_mask, stream=None, **image_run
+        self, settings: FusionSettings, input_ids, prompt_mask, stream=None, expand: int = 1, **image_run
     ) -> PromptFusion | None:
-        """The fusion of the prompts (B, S) marked by `prompt_mask`; None when no row holds an image."""
+        """The fusion of the prompts (B, S) marked by `prompt_mask`, in which each row stands `expand` times; None when
+        no row holds an image."""
         image_ids, wrapper_ids = self._image_ids(), self.fusion_config.image_wrapper_token_ids
         rows, columns = text_positions(input_ids, prompt_mask, image_ids, wrapper_ids)
         if not len(rows):
@@ -263,10 +277,8 @@ class FusedGeneration:
         batch_size = len(input_ids)
         for name in ("alpha", "beta"):
             value = getattr(settings, name)
-            if isinstance(value, torch.Tensor):
-                if len(value) != batch_size:
-                    raise ValueError(f"{name} has {len(value)} values, the batch has {batch_size} rows")
-                settings = replace(settings, **{name: value.to(rows.device)[rows, None]})
+            if isinstance(value, torch.Tensor) and len(value) * expand != batch_size:
+                raise ValueError(f"{name} has {len(value)} values, the batch has {batch_size} rows")
         if not hasattr(stream, "states"):  # none, or a cache (isinstance fails across copies of this code)
             stream = self.text_stream(input_ids, prompt_mask, list(settings.layers), stream)
         for layer in settings.layers:
@@ -292,7 +304,8 @@ class FusedGeneration:
             image_states = self._record(settings.layers, rows, target.clamp(min=0), **image_run)
         source = (target >= 0).nonzero().flatten()
         states = {layer: stream.states[layer] for layer in settings.layers}
-        return PromptFusion(settings, states, image_states, rows[source], target[source], source, batch_size)
+        places = rows[source], target[source], source
+        return PromptFusion(settings, states, image_states, *places, batch_size, input_ids.shape[1])
 
     def _image_ids(self) -> list[int]:
         """Placeholder ids of images and, where the model has them, of videos."""

@@ -87,7 +87,8 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
             fusion (`bool`, `str`, `dict`, *optional*):
                 True, a preset's name or a dict such as `{"beta": 0.1}` for fused scoring: the prompt is fused and
                 the rest is read as `generate()` would have. With `labels`, a row's prompt ends before its first
-                label that is not -100; without, it is the whole row. A `PromptFusion` is applied as it is.
+                label that is not -100; without (or with `fusion_answer`), it is the whole row. A `PromptFusion` is
+                applied as it is.
 
         Raises:
             ValueError: images and placeholders that do not match (with both numbers), `inputs_embeds` or a filled
@@ -109,7 +110,8 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
                         "fusion needs whole prompts as input_ids: no inputs_embeds, no filled past_key_values"
                     )
                 mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-                prompt_mask = mask if labels is None else mask * (labels == -100).cumprod(dim=1)
+                whole = labels is None or settings.answer
+                prompt_mask = mask if whole else mask * (labels == -100).cumprod(dim=1)
                 fusion = self._plan_fusion(
                     settings,
                     input_ids,

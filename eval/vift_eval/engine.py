@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import torch
 
 from modeling_vift import TextStreamCache
-from modeling_vift.fusion_vift import FusionSettings, resolve_fusion
+from modeling_vift.fusion_vift import OVERRIDES, FusionSettings, resolve_fusion
 
 from .images import open_image, to_rgb
 
-FUSION_KEYS = ("fusion", "alpha", "beta", "dose", "fusion_layers", "fusion_rule", "fusion_span", "fusion_norm")
+FUSION_KEYS = ("fusion", *OVERRIDES)
 SAMPLING_KEYS = ("temperature", "top_p", "top_k")
 GENERATION_KEYS = ("num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "min_new_tokens")
 # What tasks write for other models or for the harness itself; nothing here depends on it.
@@ -236,6 +236,7 @@ def describe(settings: FusionSettings) -> dict:
         "fusion_rule": settings.rule,
         "fusion_span": settings.span,
         "fusion_norm": settings.norm,
+        "fusion_answer": settings.answer,
     }
 
 

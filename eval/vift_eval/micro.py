@@ -181,6 +181,24 @@ def _forced(model, processor, prompts, images, first: list[str], **kwargs) -> li
     return [f"{word} {text}".strip() for word, text in zip(first, rest)]
 
 
+def fused_throughout(model, processor, questions, max_new_tokens: int = 12, **kwargs) -> list[str]:
+    """Fused answers whose own tokens are fused too: each token is asked for by a fused prompt that ends with the answer
+    so far, where `generate()` fuses the prompt only. Slow, for experiments."""
+    rows = [questions[i] for i in range(len(questions))]
+    prompts = _prompts(processor, rows, [row["question"] for row in rows], image=True)
+    images = [row["images"][0] for row in rows]
+    answers, going = [""] * len(rows), list(range(len(rows)))
+    for _ in range(max_new_tokens):
+        texts = [prompts[i] + answers[i] for i in going]
+        words = _generate(model, processor, texts, [images[i] for i in going], 1, fusion=True, **kwargs)
+        for i, word in zip(going, words):
+            answers[i] = f"{answers[i]} {word}".strip()
+        going = [i for i, word in zip(going, words) if word]  # no word: the answer's end
+        if not going:
+            break
+    return answers
+
+
 def correct(predictions: list[str], questions) -> np.ndarray:
     return np.array([exact_match(p, a) for p, a in zip(predictions, list(questions["answer"]))], dtype=float)
 

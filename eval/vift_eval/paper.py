@@ -47,7 +47,7 @@ SECONDS = {
     "data": 10,
     "validation": 140,
     "choose": 8,
-    "test": 90,
+    "test": 120,
     "calibrate": 25,
     "cost": 25,
     "arms": 100,

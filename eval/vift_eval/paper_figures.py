@@ -109,6 +109,9 @@ def _validation(seeds: list[dict]) -> dict:
             band = key.split()[0]
             reference = f"{band} 1.0" if group == "alpha" else best_key(sweeps["dose"], f"{band} ")
             entry["minus_reference"] = paired(_letters(seeds, group, key), _letters(seeds, group, reference))
+    first = next(iter(seeds[0]["replace"]))  # against the lowest layer
+    for key, entry in sweeps["replace"].items():
+        entry["minus_reference"] = paired(_letters(seeds, "replace", key), _letters(seeds, "replace", first))
     return {"n_validation": len(seeds[0]["plain"]["fused"]), "fusion": seeds[0]["fusion"], "sweeps": sweeps}
 
 

@@ -32,7 +32,7 @@ from vift_microworld import (
 from vift_microworld.scenes import COLORS, PLACES
 
 from . import paper
-from .micro import MODES, load, scene_from_caption
+from .micro import MODES, fused_throughout, load, scene_from_caption
 from .rivals import ask, cost, merge_language_model, static_vectors
 
 OUTCOMES = {
@@ -263,6 +263,8 @@ def measure_test(seeds: list[int]) -> dict:
         predictions = ask(model, processor, questions, way, max_new_tokens=SHORT, **kwargs)
         found["ways"][name] = outcomes(predictions, questions)
         show(name, found["ways"][name])
+    predictions = fused_throughout(model, processor, questions, max_new_tokens=SHORT)
+    found["ways"]["answer_too"] = outcomes(predictions, questions)
     return found
 
 

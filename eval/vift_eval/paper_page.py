@@ -18,6 +18,7 @@ ABLATIONS = {
     "span_reference": "fused, the span of the authors' released code",
     "rule_independent": "fused, nothing compounds over the layers (the literal reading)",
     "norm_kept": "fused, each state rescaled to its norm",
+    "answer_too": "the answer's own tokens fused as well, where `generate()` fuses the prompt only",
 }
 ARM_NAMES = {
     "vift": "ViFT",
@@ -141,7 +142,7 @@ def page(results: dict) -> str:
             f"{ways_table(results, main, WAYS)}\n\n"
             "`no fit`: answers of the wrong kind, of no kind, or empty. `ms`: CPU milliseconds to the whole answer, "
             "one question at a time, in turns in one process; `tokens`: decoded, with those of a caption.\n\n"
-            "Fused otherwise:\n\n" + ways_table(results, ["fused", *ABLATIONS], ABLATIONS)
+            "Fused otherwise:\n\n" + ways_table(results, ["fused", *(name for name in ABLATIONS if name in ways)], ABLATIONS)
         )
 
     def layers() -> str:

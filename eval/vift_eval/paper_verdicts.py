@@ -196,6 +196,23 @@ def more_than_mode(r: dict):
     return (MET if all(delta["ci95"][0] > 0 for delta in deltas.values()) else NOT_MET), reason
 
 
+def read_below_the_top_half(r: dict):
+    """Replacing the text tokens' states at a layer keeps what they read of the picture above it, and no more."""
+    replaced = {int(key.split(":")[0]): entry for key, entry in r["sweeps"]["replace"].items()}
+    low, high = min(replaced), max(replaced)
+    middle = (high + 1) // 2  # the top half's first layer
+    blind = r["sweeps"]["plain"]["blind"]["mean"]
+    gain = replaced[low]["mean"] - blind
+    delta = replaced[middle]["minus_reference"]
+    lost = f", {percent(-delta['difference'] / gain)} of what the picture adds" if gain > 0 else ""
+    reason = (
+        f"states replaced at layer {low}, {middle}, {high}: {percent(replaced[low]['mean'])}, "
+        f"{percent(replaced[middle]['mean'])}, {percent(replaced[high]['mean'])} right (blind {percent(blind)}); at the "
+        f"top half's first layer {points(delta)}{lost}: the text tokens have read it below, and fusion overwrites it"
+    )
+    return (MET if delta["ci95"][1] < 0 else NOT_MET), reason
+
+
 def goal_calibrate(r: dict):
     delta = r["calibrate"]["calibrated_minus_tuned"]
     seeds = [d["difference"] for d in delta["seeds"]]
@@ -221,5 +238,6 @@ RULES = [
     ("goal", "at least 15 points over blind, wrong image and random vectors, in every seed", goal_controls),
     ("rivals", "better than mixing log-probabilities, either sign, and than merging weights", beats_rivals),
     ("mechanism", "the text run's content counts: better than what brings the mode alone", more_than_mode),
+    ("mechanism", "why not the paper's layers: much of the picture is read below the top half", read_below_the_top_half),
     ("goal", "calibrate() within 2 points of the tuned setting, in every seed", goal_calibrate),
 ]

@@ -95,10 +95,15 @@ def answer(engine: Engine, shared: Shared, request: Request, known: list[list[An
             else.
     """
     found: list = [None] * len(known)
-    # a setting that reads the unfused run with the picture, or does not decode greedily, is not checked by drafts
+    # a setting that reads the unfused run with the picture, fuses the answer, or does not decode greedily, is not
+    # checked by drafts
     settings = engine.settings(request)
     plain = set(request.generation) <= PLAIN and request.generation.get("num_beams", 1) == 1
-    if plain and not request.generation.get("do_sample") and not (settings and settings.needs_image_run):
+    if (
+        plain
+        and not request.generation.get("do_sample")
+        and not (settings and (settings.needs_image_run or settings.answer))
+    ):
         drafts = [[draft_tokens(engine, one) for one in answers] for answers in known]
         prefixes: list[list[int]] = [[] for _ in known]
         for _ in range(ROUNDS):
@@ -118,7 +123,7 @@ def answer(engine: Engine, shared: Shared, request: Request, known: list[list[An
     if left:
         part = shared.select(left)
         extra = part.images()
-        if settings is not None and part.stream is not None:
+        if settings is not None and part.stream is not None and not settings.answer:
             extra["text_stream"] = part.stream
         for row, one in zip(left, engine.generate(part.inputs, request, **extra)):
             found[row] = one

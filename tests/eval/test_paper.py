@@ -268,6 +268,19 @@ def test_the_mechanism_needs_every_mode_only_way_below(
     assert verdict("content counts", results) == "not met"
 
 
+@pytest.mark.parametrize("gain, expected", [(-0.2, "met"), (0.0, "not met")])
+def test_the_layers_are_explained_only_if_replacing_higher_costs_answers(gain, expected):
+    replace = {
+        "1:2": way(0.5, minus_reference=delta(0.0)),
+        "4:5": way(0.5 + gain, minus_reference=delta(gain)),
+        "7:8": way(0.2, minus_reference=delta(-0.3)),
+    }
+    results = {"sweeps": {"replace": replace, "plain": {"blind": way(0.2)}}}
+    assert verdict("below the top half", results) == expected
+    reason = next(v["reason"] for v in verdicts(results) if "below the top half" in v["title"])
+    assert "at layer 1, 4, 7: 50 %" in reason and ("67 % of what" in reason) == (gain < 0)
+
+
 def test_a_claim_without_figures_is_not_measured():
     found = verdicts({})
     assert len(found) == len(RULES) and {v["verdict"] for v in found} == {"not measured"}

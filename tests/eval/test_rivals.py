@@ -5,7 +5,7 @@ import torch
 from transformers import Qwen2ForCausalLM
 
 from vift_eval.demo import BUNDLED
-from vift_eval.micro import load
+from vift_eval.micro import fused_throughout, load
 from vift_eval.rivals import WAYS, ask, cost, merge_language_model, static_stream, static_vectors
 from vift_microworld import visual_questions
 
@@ -86,6 +86,14 @@ def test_static_vectors_are_means_by_place_from_the_end(bundled, questions):
     stream = static_stream(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, short)
     layer = next(iter(short))
     assert torch.equal(stream.states[layer], short[layer][[1, 1, 1, 0]])
+
+
+def test_fusing_the_answer_too_begins_as_fusing_the_prompt_and_adds_nothing_at_beta_zero(bundled, questions):
+    fused, too = ask(*bundled, questions, "fused"), fused_throughout(*bundled, questions)
+    assert [answer.split()[:1] for answer in too] == [answer.split()[:1] for answer in fused]
+    unfused = ask(*bundled, questions, "unfused")  # captions: many tokens
+    assert fused_throughout(*bundled, questions, alpha=1.0, beta=0.0) == unfused
+    assert max(len(answer.split()) for answer in unfused) > 4
 
 
 def test_what_is_missing_or_unknown_is_refused(bundled, questions):
