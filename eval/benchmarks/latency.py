@@ -355,7 +355,7 @@ def plot(cells: dict, path: Path) -> None:
     axes.minorticks_off()
     axes.set_xlabel("time to first token over plain")
     axes.set_ylabel("model, image tokens, text tokens, batch")
-    axes.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside upper center", ncols=8, fontsize=8)
     axes.grid(axis="x", color="0.9")
     figure.savefig(path, dpi=110)
 
@@ -403,8 +403,8 @@ def main(argv=None) -> None:
     print(json.dumps({key: report[key] for key in ("cpu", "cpu_micro") if key in report}, indent=1))
     if args.page:
         shown = re.sub(
-            r"(<!-- table -->\n).*?(\n<!-- end -->)",
-            lambda found: found[1] + table(report["cells"]) + found[2],
+            r"(<!-- table -->\n).*?(<!-- end -->)",
+            lambda found: found[1] + table(report["cells"]) + "\n" + found[2],
             args.page.read_text(encoding="utf-8"),
             flags=re.S,
         )

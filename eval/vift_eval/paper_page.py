@@ -142,7 +142,8 @@ def page(results: dict) -> str:
             f"{ways_table(results, main, WAYS)}\n\n"
             "`no fit`: answers of the wrong kind, of no kind, or empty. `ms`: CPU milliseconds to the whole answer, "
             "one question at a time, in turns in one process; `tokens`: decoded, with those of a caption.\n\n"
-            "Fused otherwise:\n\n" + ways_table(results, ["fused", *(name for name in ABLATIONS if name in ways)], ABLATIONS)
+            "Fused otherwise:\n\n"
+            + ways_table(results, ["fused", *(name for name in ABLATIONS if name in ways)], ABLATIONS)
         )
 
     def layers() -> str:

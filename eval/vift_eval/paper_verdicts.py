@@ -238,6 +238,10 @@ RULES = [
     ("goal", "at least 15 points over blind, wrong image and random vectors, in every seed", goal_controls),
     ("rivals", "better than mixing log-probabilities, either sign, and than merging weights", beats_rivals),
     ("mechanism", "the text run's content counts: better than what brings the mode alone", more_than_mode),
-    ("mechanism", "why not the paper's layers: much of the picture is read below the top half", read_below_the_top_half),
+    (
+        "mechanism",
+        "why not the paper's layers: much of the picture is read below the top half",
+        read_below_the_top_half,
+    ),
     ("goal", "calibrate() within 2 points of the tuned setting, in every seed", goal_calibrate),
 ]
