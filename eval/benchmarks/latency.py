@@ -17,8 +17,9 @@ later than that: call it again to go on. Ways, on the same weights (random; a qu
 
 The limit of the first token's time over plain: 1 + T l_last c / ((I + T) L c + tower), c = matrix FLOPs of a layer a
 token (attention and head left out), I image and T text tokens, L layers, l_last the highest fused one. Times are CPU
-seconds of one thread, the ways taking turns; ratios are medians over rounds. Memory is the highest sum of PyTorch's
-allocations during a call, weights and inputs not counted.
+seconds of one thread, the ways taking turns; ratios are medians over rounds (`ONCE`: of one). Decoding is timed again
+in the cells `DECODE`, over 234 tokens. Memory is the highest sum of PyTorch's allocations during a call, weights and
+inputs not counted.
 """
 
 import argparse
@@ -64,11 +65,13 @@ ONCE = ("three_passes", "caption")  # far slower: one round, no memory
 def grid() -> list[tuple]:
     """(model, image tokens, text tokens, batch, tower included)."""
     whole = [("0.5B/4", i, t, 1, False) for i in (64, 256, 729) for t in (16, 64, 256)]
-    whole += [("0.5B/4", 2916, 64, 1, False), ("0.5B/4", 64, 64, 1, True), ("0.5B/4", 729, 64, 1, True)]
+    whole += [("0.5B/4", 2916, 64, 1, False), ("0.5B/4", 64, 64, 1, True)]
     whole += [("0.5B/4", i, t, b, False) for i, t, b in ((64, 16, 4), (64, 64, 4), (256, 64, 4), (64, 16, 16))]
     return whole + [("micro", 9, t, b, True) for t in (16, 64) for b in (1, 4, 16)]
 
 
+DECODE = [("0.5B/4", 64, 64, 1, False), ("0.5B/4", 729, 64, 1, False), ("0.5B/4", 64, 64, 4, False),
+          ("micro", 9, 16, 1, True), ("micro", 9, 64, 16, True)]  # fmt: skip
 QUICK = [("0.5B/4", 64, 64, 1, False), ("0.5B/4", 256, 64, 1, False), ("micro", 9, 16, 1, True)]
 
 
@@ -82,10 +85,15 @@ class Clock(LogitsProcessor):
         self.stamps.append(time.process_time())
         return scores
 
-    def times(self) -> tuple[float, float]:
-        """Seconds to the first token, seconds a further one (median)."""
-        steps = [after - before for before, after in itertools.pairwise(self.stamps)]
-        return self.stamps[0] - self.start, statistics.median(steps)
+    @property
+    def first(self) -> float:
+        """Seconds to the first token."""
+        return self.stamps[0] - self.start
+
+    @property
+    def steps(self) -> list[float]:
+        """Seconds of each further one."""
+        return [after - before for before, after in itertools.pairwise(self.stamps)]
 
 
 def build(shape: str, image_tokens: int):
@@ -120,7 +128,7 @@ def build(shape: str, image_tokens: int):
 
 
 class Cell:
-    """One prompt shape, asked in every way; `run(way, tokens)` gives (seconds to first token, seconds a token)."""
+    """One prompt shape, asked in every way; `run(way, tokens)` gives the `Clock` of one call."""
 
     def __init__(self, shape, image_tokens, text_tokens, batch, tower):
         self.fused, self.plain = build(shape, image_tokens)
@@ -158,7 +166,7 @@ class Cell:
         return 1 + text_tokens * max(self.band) * layer / whole
 
     @torch.no_grad()
-    def run(self, way: str, tokens: int) -> tuple[float, float]:
+    def run(self, way: str, tokens: int) -> Clock:
         clock = Clock()
         greedy = {"max_new_tokens": tokens, "do_sample": False, "logits_processor": [clock]}
         ask = functools.partial(self.plain.generate, **self.prompt, **self.image(), **greedy)
@@ -183,7 +191,7 @@ class Cell:
             self.plain.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **greedy)
         elif way == "repeng":
             self._with_repeng(ask)
-        return clock.times()
+        return clock
 
     def _with_hooks(self, states, ask) -> None:
         columns = torch.tensor(self.columns)
@@ -240,9 +248,9 @@ def measure(cell: Cell, ways, tokens: int, seconds: float, rounds=(3, 15)) -> di
         for way in (*ways[number % len(ways) :], *ways[: number % len(ways)]):
             if way in ONCE and number:
                 continue
-            times = cell.run(way, tokens)
-            first[way].append(times[0])
-            token[way].append(times[1])
+            clock = cell.run(way, tokens)
+            first[way].append(clock.first)
+            token[way].append(statistics.median(clock.steps))
         number += 1
 
     def ratios(found):
@@ -263,7 +271,16 @@ def measure(cell: Cell, ways, tokens: int, seconds: float, rounds=(3, 15)) -> di
     }
 
 
-def summary(cells: dict) -> dict:
+def decode(cell: Cell, calls: int = 6, tokens: int = 40) -> float:
+    """A decoded token of the fused model over plain: medians of all steps of several calls, taken in turn."""
+    steps: dict = {"plain": [], "fused": []}
+    for number in range(calls):
+        for way in list(steps)[:: 1 - 2 * (number % 2)]:
+            steps[way] += cell.run(way, tokens).steps
+    return round(statistics.median(steps["fused"]) / statistics.median(steps["plain"]), 4)
+
+
+def summary(cells: dict, decoded: dict) -> dict:
     """Geometric means over the cells."""
     mean = lambda values: round(statistics.geometric_mean(values), 4)  # noqa: E731
     rivals = [way for way in WAYS[3:] if any(way in cell["ttft"] for cell in cells.values())]
@@ -275,7 +292,8 @@ def summary(cells: dict) -> dict:
         "ttft_over_plain": mean(cell["ttft"]["fused"] for cell in cells.values()),
         "ttft_over_limit_worst": max(round(cell["ttft"]["fused"] / cell["limit"], 4) for cell in cells.values()),
         "kept_ttft_over_plain": mean(cell["ttft"]["kept"] for cell in cells.values()),
-        "decode_over_plain": mean(cell["token"]["fused"] for cell in cells.values()),
+        "decode_over_plain": mean(decoded.values()) if decoded else None,
+        "token_of_grid_over_plain": mean(cell["token"]["fused"] for cell in cells.values()),
         "peak_memory_over_plain": mean(cell["peak"]["fused"] for cell in cells.values()),
         "naive_overhead_over_fused_least": round(
             min(overhead(cell, "two_passes") / max(overhead(cell, "fused"), 1e-3) for cell in cells.values()), 2
@@ -287,6 +305,18 @@ def summary(cells: dict) -> dict:
             for way in rivals
         },
     }
+
+
+def summarize(report: dict) -> None:
+    """Sorts the cells and writes the figures over them into the report; the micro model's apart."""
+    small = {name: cell for name, cell in report["cells"].items() if name.startswith("micro")}
+    large = {name: cell for name, cell in report["cells"].items() if name not in small}
+    report["cells"] = {**large, **small}
+    for key, part in (("cpu", large), ("cpu_micro", small)):
+        if part:
+            report[key] = summary(part, {name: x for name, x in report["decode"].items() if name in part})
+    machine = f"one thread of {os.cpu_count()} cores, {platform.machine()}, fp32, torch {torch.__version__}"
+    report["machine"] = machine
 
 
 def table(cells: dict) -> str:
@@ -325,7 +355,7 @@ def plot(cells: dict, path: Path) -> None:
     axes.minorticks_off()
     axes.set_xlabel("time to first token over plain")
     axes.set_ylabel("model, image tokens, text tokens, batch")
-    axes.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside upper center", ncols=8, fontsize=8)
     axes.grid(axis="x", color="0.9")
     figure.savefig(path, dpi=110)
 
@@ -338,6 +368,7 @@ def main(argv=None) -> None:
     parser.add_argument("--tokens", type=int, default=12, help="new tokens a call")
     parser.add_argument("--cell_seconds", type=float, default=20.0, help="more rounds until then; at least three")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no cell after that")
+    parser.add_argument("--decode", action="store_true", help="time decoding apart in every cell, not in five only")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--page", type=Path, help="whose table is written anew, and the plot beside it")
     args = parser.parse_args(argv)
@@ -347,36 +378,33 @@ def main(argv=None) -> None:
     if args.cell:
         cells = [(args.cell[0], *map(int, args.cell[1:4]), args.cell[4] in ("1", "tower"))]
     ways = [way for way in WAYS if way in args.ways and (way != "repeng" or repeng())]
-    report = {"cells": {}}
+    report = {"cells": {}, "decode": {}}
     if args.json and args.json.exists():
-        report = json.loads(args.json.read_text())
+        report |= json.loads(args.json.read_text())
     start = time.monotonic()
     for cell in cells:
         name = " ".join(map(str, cell[:4])) + (" with tower" if cell[4] else "")
-        if name in report["cells"]:
+        decoding = cell in DECODE or args.decode
+        if name in report["cells"] and (not decoding or name in report["decode"]):
             continue
         if time.monotonic() - start > args.seconds:
             print("stopped in time; call again to go on")
             break
-        report["cells"][name] = found = measure(Cell(*cell), ways, args.tokens, args.cell_seconds)
-        print(name, json.dumps(found), flush=True)
-        large = {name: cell for name, cell in report["cells"].items() if not name.startswith("micro")}
-        small = {name: cell for name, cell in report["cells"].items() if name.startswith("micro")}
-        for key, part in (("cpu", large), ("cpu_micro", small)):
-            if part:
-                report[key] = summary(part)
-        report["machine"] = (
-            f"one thread of {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, fp32"
-        )
-        report["cells"] = {**large, **small}
+        asked = Cell(*cell)
+        if name not in report["cells"]:
+            report["cells"][name] = measure(asked, ways, args.tokens, args.cell_seconds)
+        if decoding:
+            report["decode"][name] = decode(asked)
+        print(name, json.dumps(report["cells"][name]), report["decode"].get(name, ""), flush=True)
+        summarize(report)
         if args.json:
             args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(table(report["cells"]))
     print(json.dumps({key: report[key] for key in ("cpu", "cpu_micro") if key in report}, indent=1))
     if args.page:
         shown = re.sub(
-            r"(<!-- table -->\n).*?(\n<!-- end -->)",
-            lambda found: found[1] + table(report["cells"]) + found[2],
+            r"(<!-- table -->\n).*?(<!-- end -->)",
+            lambda found: found[1] + table(report["cells"]) + "\n" + found[2],
             args.page.read_text(encoding="utf-8"),
             flags=re.S,
         )

@@ -127,6 +127,7 @@ def test_threads_share_a_cache():
     assert right == [True] * 32
 
 
+@pytest.mark.slow
 def test_a_compiled_language_model_does_not_recompile_for_other_lengths():
     """
     Whole graphs for text pass, prefill and decoding; after the first call no length of prompt or text is a new one.

@@ -153,7 +153,7 @@ def test_another_transformers_is_refused_with_the_range(version, monkeypatch):
 
 
 def test_remote_code_is_short():
-    assert sum(len(file.read_text().splitlines()) for file in CODE.glob("*.py")) < 1320
+    assert sum(len(file.read_text().splitlines()) for file in CODE.glob("*.py")) < 1350
 
 
 def test_the_default_config_is_the_7b_model():
