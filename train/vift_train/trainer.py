@@ -11,6 +11,7 @@ import json
 import re
 import time
 import warnings
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def module_of(name: str) -> str:
     return "connector" if "multi_modal_projector" in name else "language_model"
 
 
-def is_trained(name: str, args: VIFTTrainingConfig, band: range | None) -> bool:
+def is_trained(name: str, args: VIFTTrainingConfig, band: Collection[int] | None) -> bool:
     """Whether stage and band train the parameter `name`."""
     module = module_of(name)
     if "post_layernorm" in name:  # features come from an inner layer: nothing after it can get a gradient
@@ -365,7 +366,7 @@ def forget_gradients(engine) -> None:
         buffer.zero_()
 
 
-def adapt_peft_config(peft_config, args: VIFTTrainingConfig, band: range | None):
+def adapt_peft_config(peft_config, args: VIFTTrainingConfig, band: Collection[int] | None):
     """LoRA on the language model only (in the band only), the connector trained whole where the stage says so."""
     peft_config = copy.copy(peft_config)  # the caller's stays as it is
     targets = peft_config.target_modules or [
