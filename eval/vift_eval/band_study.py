@@ -35,12 +35,13 @@ ARMS = {
     "full": "the whole language model",
     "connector": "the connector only",
     "rule": "the band that the rule chose",
-    "first": "the lowest layers, as many as the band has",
-    "middle": "as many from a quarter of the depth up, where arXiv 2606.03871 found its bands",
-    "spaced": "as many, evenly spaced",
-    "random": "as many, drawn at random",
-    "complement": "all layers outside the band",
+    "complement": "all layers outside the rule's band",
+    "random": "as many layers as the rule's band has, drawn at random",
     "late": "the upper half",
+    "first": "a third of the layers: the lowest",
+    "middle": "a third: from a quarter of the depth up, where arXiv 2606.03871 found its bands",
+    "top": "a third: the highest",
+    "spaced": "a third: evenly spaced",
 }
 DIVISOR = 4  # of the recipe's rows: the size for which the learning rate was chosen (docs/log.md)
 PAIRS = 1000  # for the rule
@@ -51,18 +52,19 @@ SECONDS = {"data": 15, "band": 25, "train": 35, "answers": 110, "cost": 60}
 
 def arms(band: range, num_layers: int, seed: int) -> dict[str, list[int] | None]:
     """Arm -> layers that are trained; None: the whole language model."""
-    size, every = len(band), list(range(num_layers))
+    size, every = max(1, round(num_layers / 3)), list(range(num_layers))
     start = min(round(num_layers / 4), num_layers - size)
     return {
         "full": None,
         "connector": [],
         "rule": list(band),
+        "complement": [layer for layer in every if layer not in band],
+        "random": sorted(random.Random(f"band study {seed}").sample(every, len(band))),
+        "late": every[num_layers // 2 :],
         "first": every[:size],
         "middle": every[start : start + size],
+        "top": every[-size:],
         "spaced": sorted({round(x) for x in np.linspace(0, num_layers - 1, size)}),
-        "random": sorted(random.Random(f"band study {seed}").sample(every, size)),
-        "complement": [layer for layer in every if layer not in band],
-        "late": every[num_layers // 2 :],
     }
 
 
