@@ -31,7 +31,11 @@ def micro_pairs(count: int, split: str = "validation", seed: int = 21) -> list[d
             raise AssertionError("the scenes of visual_questions are drawn in another way now")
         digits = [item.digit for item in scene.objects]
         middle = [item.color for item in scene.objects if item.where == "middle center"]
-        labels = {"number of digits": len(digits), "largest digit": max(digits), "middle cell": (middle or ["none"])[0]}
+        labels = {
+            "number of digits": len(digits),
+            "largest digit": max(digits),
+            "middle cell": (middle or ["none"])[0],
+        }
         pairs.append(
             {
                 "image": row["images"][0].convert("RGB"),
@@ -61,7 +65,9 @@ def load_pairs(source: str, count: int) -> list[dict]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            found = {name: next(row[key] for key in keys if row.get(key)) for name, keys in NAMES.items() if name != "query"}
+            found = {
+                name: next(row[key] for key in keys if row.get(key)) for name, keys in NAMES.items() if name != "query"
+            }
         except (ValueError, AttributeError, StopIteration) as error:
             raise UserError(f'{file}, line {number}: not {{"image": path, "caption": words}}') from error
         image = Path(str(found["image"]))

@@ -60,7 +60,9 @@ def band_rule(profile) -> Band:
     if rise < MIN_RISE:
         first, stop = round(FALLBACK[0] * num_layers), max(1, round(FALLBACK[1] * num_layers))
         first = min(first, stop - 1)
-        return Band(first, stop, clean, f"overlap rises by {rise:.3f} only (under {MIN_RISE}): 0.2 to 0.5 of the depth")
+        return Band(
+            first, stop, clean, f"overlap rises by {rise:.3f} only (under {MIN_RISE}): 0.2 to 0.5 of the depth"
+        )
     peak = int(np.nanargmax(written))
     least = values[known[0]] + SHARE * rise
     high = np.nan_to_num(written, nan=-np.inf) >= least
@@ -70,7 +72,9 @@ def band_rule(profile) -> Band:
     while stop < num_layers and high[stop]:
         stop += 1
     start = f"{values[known[0]]:.3f} at representation {known[0]}"
-    return Band(first, stop, clean, f"overlap {start}, peak {written[peak]:.3f} after layer {peak}, half at {least:.3f}")
+    return Band(
+        first, stop, clean, f"overlap {start}, peak {written[peak]:.3f} after layer {peak}, half at {least:.3f}"
+    )
 
 
 def overlap_profile(found: Capture, k: int | None = None, pooling: str = "last") -> list[float]:

@@ -145,7 +145,9 @@ def model_inputs(model, processor, pairs: list[dict], form: str):
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
         kept = token_modality(model.config, inputs["input_ids"], inputs["attention_mask"]) == IMAGE
         if not kept.any(dim=1).all():
-            raise ValueError(f"row {int(kept.any(dim=1).int().argmin())} of the batch has no image token in its prompt")
+            raise ValueError(
+                f"row {int(kept.any(dim=1).int().argmin())} of the batch has no image token in its prompt"
+            )
     else:
         width = inputs["input_ids"].shape[1]
         kept = torch.stack([caption_tokens(processor.tokenizer, p, c, width) for p, c in zip(prompts, captions)])
@@ -238,7 +240,9 @@ def fingerprint(model, pairs: list[dict], batch_size: int, forms) -> str:
     """What must be equal for a capture to go on where it stopped: weights, rows and how they are batched."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)} {float(parameter.detach().sum(dtype=torch.float32)):.9e}".encode())
+        digest.update(
+            f"{name} {tuple(parameter.shape)} {float(parameter.detach().sum(dtype=torch.float32)):.9e}".encode()
+        )
     for pair in pairs:
         digest.update(repr((pair["caption"], pair["query"], pair.get("control"))).encode())
         digest.update(pair["image"].tobytes())

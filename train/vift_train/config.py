@@ -37,8 +37,8 @@ class VIFTTrainingConfig(SFTConfig):
     Args:
         stage: 1 (connector only) or 2 (language model and connector).
         train_vision_tower, train_connector, train_language_model: None = as the stage says.
-        train_layers: half-open band of decoder layers, such as "8:20" (or "0,4,8:12"): of the language model, only these
-            are trained. "auto": the band in which image and caption come to look alike (`auto_band`).
+        train_layers: half-open band of decoder layers, such as "8:20" (or "0,4,8:12"): of the language model, only
+            these are trained. "auto": the band in which image and caption come to look alike (`auto_band`).
         connector_lr, vision_tower_lr: None = `learning_rate`.
         modality_order: "even" (the share of text steps is steady over the epoch), "random", or "mixed" (no pure steps:
             a control).

@@ -23,6 +23,7 @@ from transformers import ProgressCallback, TrainerCallback
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
+from .auto_band import AUTO, auto_band
 from .callbacks import ModalityProgress, Seen
 from .checks import (
     check_batch,
@@ -117,6 +118,8 @@ class VIFTTrainer(SFTTrainer):
         check_columns(train_dataset)
         args.inherit(getattr(model, "name_or_path", None))
         num_layers = model.config.get_text_config().num_hidden_layers
+        if args.train_layers == AUTO:
+            args.train_layers = str(auto_band(model, kwargs.get("processing_class"), train_dataset, args))
         band = None if args.train_layers is None else parse_band(args.train_layers, num_layers)
         if peft_config is None:
             for name, parameter in model.named_parameters():
