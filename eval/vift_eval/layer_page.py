@@ -36,7 +36,7 @@ def describe(results: dict) -> str:
     peak = max(known, key=lambda pair: pair[1])
     lines = [
         f"The band of the rule is **layers {band['band']}** of {last} ({band['reason']}). Overlap above chance at the last "
-        f"token is {known[0][1]:.2f} after {known[0][0]} layers, {peak[1]:.2f} at its best, after {peak[0]}, and "
+        f"token is {known[0][1]:.2f} at representation {known[0][0]}, {peak[1]:.2f} at its best, at {peak[0]}, and "
         f"{known[-1][1]:.2f} at the end. Over the means of image tokens and caption tokens the same rule gives {mean['band']}."
     ]
     if "interventions" in results:
