@@ -5,7 +5,7 @@
 From each seed's stage-1 checkpoint, one pass over visual questions (ten of fifteen families, a quarter of the recipe's rows),
 with the recipe of `make paper`'s visual-instruction baseline, all else equal; only `train_layers` differs (`arms`). The
 band is that of the rule (`vift_layers.band`), run on the stage-1 model and scenes of the training split. Every arm is then
-asked 750 questions of the test split, with the picture and with the scene in words. Steps are those of `paper.Runner`: a
+asked 600 questions of the test split, with the picture and with the scene in words. Steps are those of `paper.Runner`: a
 run that was stopped or killed goes on where it was. Writes docs/layers/bands/: bands.json, bands.png, README.md.
 """
 
@@ -45,7 +45,7 @@ ARMS = {
 }
 DIVISOR = 4  # of the recipe's rows: the size for which the learning rate was chosen (docs/log.md)
 PAIRS = 1000  # for the rule
-COUNT = 750
+COUNT = 600
 STEPS = 7  # timed steps an arm
 SECONDS = {"data": 15, "band": 25, "train": 35, "answers": 110, "cost": 60}
 
