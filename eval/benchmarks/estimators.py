@@ -4,18 +4,17 @@
     python eval/benchmarks/estimators.py naive --json docs/layers/naive.json
     python eval/benchmarks/estimators.py cost --json docs/layers/cost.json
 
-`agree`: DADApy and scikit-dimension pin other versions than ours, so they run in an environment of their own (`python -m venv
-OTHER && OTHER/bin/pip install dadapy==0.3.3 scikit-dimension`), on the same points; CKA is compared with cka-pytorch, if it can
-be imported here (`pip install --no-deps cka-pytorch`). `naive`: the same figures by the plain loop, a point at a time, each
-metric by itself, side by side in turn. `cost`: 2500 items, 28 layers of width 3584 (random vectors in the place of hidden
-states), written as `capture` writes them and measured layer by layer; CPU time after each layer, and peak memory.
-"""
+`agree`: DADApy and scikit-dimension pin other versions than ours, so they run in an environment of their own (`python
+-m venv OTHER && OTHER/bin/pip install dadapy==0.3.3 scikit-dimension`), on the same points; CKA is compared with
+ckatorch, if it can be imported here (`pip install --no-deps ckatorch`). `naive`: the same figures by the plain
+loop, a point at a time, each metric by itself, side by side in turn. `cost`: 2500 items, 28 layers of width 3584
+(random vectors in the place of hidden states), written as `capture` writes them and measured layer by layer; CPU time
+after each layer, and peak memory."""
 
 import argparse
 import json
 import resource
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -50,8 +49,6 @@ def by_libraries(file: Path) -> dict:
         dimensions, *_ = data.return_id_scaling_gride(range_max=64)
         other = dadapy.Data(b)
         other.compute_distances(maxk=len(b) - 1)
-        shared = dadapy.MetricComparisons(maxk=len(a) - 1)
-        del shared
         row = {"gride": [float(d) for d in dimensions]}
         row["overlap"] = float(data.return_data_overlap(coordinates=b, k=K))
         ranks_a, ranks_b = data.dist_indices, other.dist_indices
@@ -93,10 +90,12 @@ def agree(args) -> dict:
         theirs = json.loads(Path(f"{scratch}/found.json").read_text())
     try:
         import torch
-        from cka_pytorch.cka import CKACalculator  # noqa: F401
-        from cka_pytorch.hsic import hsic1  # noqa: F401
+        from ckatorch.core import cka_base
+
+        for name, row in theirs.items():
+            row["cka"] = float(cka_base(torch.tensor(points[f"{name}_a"]), torch.tensor(points[f"{name}_b"])))
     except ImportError:
-        torch = None
+        print("ckatorch can't be imported: CKA is not compared")
     found = {"ours": ours, "theirs": theirs, "differences": {}}
     for name, row in theirs.items():
         for key, value in row.items():

@@ -4,12 +4,12 @@
     vift-analyze llava-hf/llava-1.5-7b-hf --data pairs.jsonl --output runs/llava --dtype bfloat16
     vift-analyze runs/tuned --output runs/layers --interventions --donor runs/stage1
 
-A line of `--data` is {"image": path, "caption": words}, with "query", "answer" and "label" if you have them (`analyze_data`);
-a folder of pictures with `metadata.jsonl` is read too. Every item is shown to the model as a picture and as its caption, with
-the same query; states are captured once (a run that was stopped goes on), and each layer is then measured: neighbourhood
-overlap, CKA, intrinsic dimension, information imbalance, paired cosine, probes. `--output` gets README.md, a figure a
-metric, analysis.json and the captured states. The method: arXiv 2606.03871; docs/layers.md says how to read the figures.
-"""
+A line of `--data` is {"image": path, "caption": words}, with "query", "answer" and "label" if you have them
+(`analyze_data`); a folder of pictures with `metadata.jsonl` is read too. Every item is shown to the model as a
+picture and as its caption, with the same query; states are captured once (a run that was stopped goes on), and each
+layer is then measured: neighbourhood overlap, CKA, intrinsic dimension, information imbalance, paired cosine, probes.
+`--output` gets README.md, a figure a metric, analysis.json and the captured states. The method: arXiv 2606.03871;
+docs/layers.md says how to read the figures."""
 
 import argparse
 import json

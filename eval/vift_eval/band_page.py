@@ -1,8 +1,7 @@
 """The page of the band study: figures from its steps, a plot, verdicts that follow from the figures by rule.
 
-Verdicts compare arms pairwise with intervals over questions (seeds pooled), and show each seed: three runs an arm differ by more
-than questions do.
-"""
+Verdicts compare arms pairwise with intervals over questions (seeds pooled), and show each seed: three runs an arm
+differ by more than questions do."""
 
 import json
 import platform
@@ -148,9 +147,12 @@ def verdicts(results: dict) -> list[dict]:
             {
                 "claim": "at less time a step (the paper: 75.7 to 86.1 %)",
                 "verdict": "less" if cost["rule"]["step"] < 0.97 else "not less",
-                "reason": f"CPU time of a step with the band {cost['rule']['step']:.0%} of full training, connector frozen too "
-                f"{cost['connector_frozen']['step']:.0%}, a third in the middle {cost['middle']['step']:.0%}, top third "
-                f"{cost['top']['step']:.0%}; gradients and AdamW's moments {cost['rule']['bytes'] / cost['full']['bytes']:.0%}",
+                "reason": f"CPU time of a step with the band {cost['rule']['step']:.0%} of full training, connector "
+                f"frozen too "
+                f"{cost['connector_frozen']['step']:.0%}, a third in the middle {cost['middle']['step']:.0%}, top "
+                f"third "
+                f"{cost['top']['step']:.0%}; gradients and AdamW's moments "
+                f"{cost['rule']['bytes'] / cost['full']['bytes']:.0%}",
             }
         )
     return rows
@@ -213,10 +215,10 @@ def page(results: dict) -> str:
     claims = "\n".join(f"| {row['claim']} | {row['verdict']} | {row['reason']} |" for row in results["verdicts"])
     return f"""# Which layers to train
 
-Visual instruction tuning from the stage-1 checkpoint of {len(results["seeds"])} seeds, with only some layers of the language model
-(and the connector) trained; otherwise the same data, rate and steps. {results["n"]} questions of the test split, exact match without fusion;
-in brackets the seeds. Step time (CPU, one thread, arms in turn) and state (gradients and AdamW's moments) are shares of
-full training.
+Visual instruction tuning from the stage-1 checkpoint of {len(results["seeds"])} seeds, with only some layers of the
+language model (and the connector) trained; otherwise the same data, rate and steps. {results["n"]} questions of the
+test split, exact match without fusion; in brackets the seeds. Step time (CPU, one thread, arms in turn) and state
+(gradients and AdamW's moments) are shares of full training.
 
 {table(results)}
 
@@ -232,8 +234,8 @@ The rule ([docs/layers.md](../../layers.md)) chose, on 1000 scenes of the traini
 |---|---|---|
 {claims}
 
-Intervals are over questions; the seeds differ by more, so a difference whose sign changes between seeds is no finding. The learning rate
-was chosen for full training, not for any band.
+Intervals are over questions; the seeds differ by more, so a difference whose sign changes between seeds is no finding.
+The learning rate was chosen for full training, not for any band.
 
 Made by `python -m vift_eval.band_study` ({results["machine"]}); all figures: [bands.json](bands.json).
 """

@@ -2,12 +2,12 @@
 
     python -m vift_eval.band_study            # work folder runs/paper: stage 1 of `make paper` is reused, or trained
 
-From each seed's stage-1 checkpoint, one pass over visual questions (ten of fifteen families, a quarter of the recipe's rows),
-with the recipe of `make paper`'s visual-instruction baseline, all else equal; only `train_layers` differs (`arms`). The
-band is that of the rule (`vift_layers.band`), run on the stage-1 model and scenes of the training split. Every arm is then
-asked 600 questions of the test split, with the picture and with the scene in words. Steps are those of `paper.Runner`: a
-run that was stopped or killed goes on where it was. Writes docs/layers/bands/: bands.json, bands.png, README.md.
-"""
+From each seed's stage-1 checkpoint, one pass over visual questions (ten of fifteen families, a quarter of the
+recipe's rows), with the recipe of `make paper`'s visual-instruction baseline, all else equal; only `train_layers`
+differs (`arms`). The band is that of the rule (`vift_layers.band`), run on the stage-1 model and scenes of the
+training split. Every arm is then asked 600 questions of the test split, with the picture and with the scene in words.
+Steps are those of `paper.Runner`: a run that was stopped or killed goes on where it was. Writes docs/layers/bands/:
+bands.json, bands.png, README.md."""
 
 import argparse
 import json
@@ -157,9 +157,9 @@ def choose_parameters(model, layers: list[int] | None) -> list:
 
 
 def measure_cost(seed: int, out: Path) -> None:
-    """CPU time of a step (forward, backward, AdamW; 64 rows), the arms in turn; bytes of gradients and AdamW's moments.
+    """CPU time of a step (forward, backward, AdamW; 64 rows), the arms in turn; bytes of gradients and moments.
 
-    `connector_frozen` adds what the band costs when the connector is frozen too, so that nothing below it is differentiated.
+    `connector_frozen`: the band with the connector frozen too, so that nothing below it is differentiated.
     """
     model, processor = load(f"seed{seed}/stage1")
     model.set_attn_implementation("eager")

@@ -2,9 +2,9 @@
 
     python -m vift_eval.fusion_bridge --models runs/seed0 runs/seed1 runs/seed2
 
-Overlap above chance of each layer's input (1000 scenes of the validation split; `vift_layers.band`) against the accuracy of
-fusion at that layer alone (alpha 0, beta 1) and of bands at alpha 1 and their best dose, as the sweep of `make paper` measured
-them on the same models (docs/paper/results.json, validation split). Writes docs/layers/bridge/.
+Overlap above chance of each layer's input (1000 scenes of the validation split; `vift_layers.band`) against the
+accuracy of fusion at that layer alone (alpha 0, beta 1) and of bands at alpha 1 and their best dose, as the sweep of
+`make paper` measured them on the same models (docs/paper/results.json, validation split). Writes docs/layers/bridge/.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def relate(profiles: dict[str, list], sweeps: dict) -> dict:
         entry = {"profiles": rows, "single": [], "bands": [], "rule": [str(band_rule(row)) for row in rows]}
         for seed, profile in enumerate(rows):
             accuracy = [value["seeds"][seed] for value in sweeps["replace"].values()]
-            entry["single"].append(round(float(spearmanr([profile[l] for l in layers], accuracy)[0]), 3))
+            entry["single"].append(round(float(spearmanr([profile[layer] for layer in layers], accuracy)[0]), 3))
             bands = best_bands(sweeps["bands"], seed)
             overlap = [mean_over(profile, band) for band in bands]
             entry["bands"].append(round(float(spearmanr(overlap, list(bands.values()))[0]), 3))
@@ -106,10 +106,10 @@ def page(found: dict, models: list[str]) -> str:
 
     return f"""# Does the alignment band predict where to fuse?
 
-Where picture and words come to be arranged alike (overlap above chance), against where fusion works, over the same {len(models)}
-models. Rank correlation over layers, a seed each; "predicts" means {PREDICTS} or more in every seed, decided before it was looked at.
+Where picture and words come to be arranged alike (overlap above chance), against where fusion works, over the same
+{len(models)} models. Rank correlation over layers, a seed each; "predicts" means {PREDICTS} or more in every seed.
 
-| overlap of | with fusion at one layer (alpha 0, beta 1) | with fusion of a band (alpha 1, best dose) | band of the rule |
+| overlap of | fusion at one layer (alpha 0, beta 1) | fusion of a band (alpha 1, best dose) | band of the rule |
 |---|---|---|---|
 {row("last token", last)}
 {row("means of tokens", mean)}
@@ -119,11 +119,11 @@ models. Rank correlation over layers, a seed each; "predicts" means {PREDICTS} o
 
 ![Overlap above chance by layer, last token and means; accuracy of fusion at each layer alone](bridge.png)
 
-Why not: fusion that replaces the text tokens' states works below the layers that read the picture, whatever is above; overlap is high where
-the picture has been read. In this model the one is the low end, the other the high end.
+Fusion that replaces the text tokens' states works below the layers in which they read the picture; overlap is high
+where it has been read.
 
-Made by `python -m vift_eval.fusion_bridge --models {" ".join(models)}`; figures: [bridge.json](bridge.json); the sweep of fusion is that of
-[docs/paper](../../paper/README.md) (300 validation questions a seed).
+Made by `python -m vift_eval.fusion_bridge --models {" ".join(models)}`; figures: [bridge.json](bridge.json); the sweep
+of fusion is that of [docs/paper](../../paper/README.md) (300 validation questions a seed).
 """
 
 

@@ -10,10 +10,9 @@
 They hold for this thread only and can be nested; when they end, nothing is left on the model. An empty range, a prompt
 without image (for `knock_out` and "image") and a model as its own donor are the model as it is, bit for bit.
 
-Cutting every edge is the blind run *at the same positions*: text tokens keep the positions that they have behind the image,
-and an answer without image at positions 0 ... T-1 is another (rotary) input. Where attention has a sliding window, image
-tokens go on filling the window. Shapes: B rows, S new tokens, K keys (those in the cache too).
-"""
+Cutting every edge is the blind run *at the same positions*: text tokens keep the positions that they have behind the
+image, and an answer without image at positions 0 ... T-1 is another (rotary) input. Where attention has a sliding
+window, image tokens go on filling the window. Shapes: B rows, S new tokens, K keys (those in the cache too)."""
 
 import threading
 from contextlib import contextmanager
@@ -139,10 +138,7 @@ def knock_out(model, layers):
             edges = torch.nn.functional.pad(edges, (0, mask.shape[-1] - edges.shape[-1]))
         elif mask.shape[-1] < edges.shape[-1]:  # a sliding window keeps the latest keys
             edges = edges[..., edges.shape[-1] - mask.shape[-1] :]
-        if mask.dtype == torch.bool:
-            mask = mask & ~edges
-        else:
-            mask = mask.masked_fill(edges, torch.finfo(mask.dtype).min)
+        mask = mask & ~edges if mask.dtype == torch.bool else mask.masked_fill(edges, torch.finfo(mask.dtype).min)
         return args, kwargs | {"attention_mask": mask}
 
     handles = [decoder[i].register_forward_pre_hook(cut, with_kwargs=True) for i in layers]
@@ -203,7 +199,7 @@ def transplant(model, donor, layers):
 
     Args:
         donor: a model of the same decoder, for instance before or after fine-tuning.
-        layers: a sequence of indices, or as in `window`: "0:4" (cumulative), "2:5" (a window), "~2:5" (the complement).
+        layers: a sequence of indices, or as in `window`: "0:4" (cumulative), "2:5" (a window), "~2:5" (all others).
 
     Raises:
         ValueError: layers outside the model; decoders or attention implementations that differ.

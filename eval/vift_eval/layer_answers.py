@@ -1,8 +1,7 @@
 """What interventions on layers cost in right answers: `vift-analyze --interventions`.
 
-Every way of `conditions` is one context of `interventions`; the model answers the same questions under each. Scores are
-exact match, also as a share of the intact model's, with paired intervals over questions.
-"""
+Every way of `conditions` is one context of `interventions`; the model answers the same questions under each. Scores
+are exact match, also as a share of the intact model's, with paired intervals over questions."""
 
 from collections.abc import Iterator
 
@@ -12,8 +11,8 @@ import torch
 from vift_layers.capture import render
 from vift_microworld import exact_match
 
-from .interventions import knock_out, skip, transplant
 from .intervals import difference, interval
+from .interventions import knock_out, skip, transplant
 
 
 @torch.inference_mode()
@@ -66,8 +65,8 @@ def intervene(model, processor, pairs: list[dict], donor=None, progress=None, **
         progress (*optional*): called with the name of what was just asked and its accuracy.
 
     Returns:
-        {"n", "intact", "blind", "donor", "conditions": [{"group", "layers", "accuracy", "ci95", "share", "minus_intact"}]}
-        where `share` is the accuracy as a share of the intact model's.
+        {"n", "intact", "blind", "donor", "conditions"}, a condition {"group", "layers", "accuracy", "ci95", "share",
+        "minus_intact"} where `share` is the accuracy as a share of the intact model's.
 
     Raises:
         ValueError: a row without answer.

@@ -1,9 +1,9 @@
 """All estimators on one layer of a capture, each with a 95 % interval over items.
 
-Means of points (overlap, imbalance, cosine) are resampled over points; intrinsic dimension is fitted again on resampled
-points (their neighbours stay); CKA is computed again on resampled items. `measure` gives a dict a pooling ("last",
-"mean"), or None where the points coincide (the last tokens before the first layer are one and the same word).
-"""
+Means of points (overlap, imbalance, cosine) are resampled over points; intrinsic dimension is fitted again on
+resampled points (their neighbours stay); CKA is computed again on resampled items. `measure` gives a dict a pooling
+("last", "mean"), or None where the points coincide (the last tokens before the first layer are one and the same
+word)."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The page of `vift-analyze`: README.md with a verdict, a figure a metric and how to read it, the numbers, the command."""
+"""The page of `vift-analyze`: README.md with a verdict, a figure a metric and how to read it, numbers, command."""
 
 import json
 from pathlib import Path
@@ -6,21 +6,21 @@ from pathlib import Path
 from . import layer_plots
 
 READ = {
-    "overlap": "Of each picture's nearest neighbours among the pictures, the share whose captions are also its caption's nearest "
-    "neighbours. It rises where the model arranges pictures as it arranges the words for them. {chance}",
-    "cka": "How alike the two arrangements are as a whole, up to rotation and scale: 1 is the same. Large distances count "
-    "most, so a few directions shared by all prompts can carry it.",
-    "dimension": 'How many directions the cloud of prompts really has near a point. A hump in the middle is the "abstraction '
-    'phase"; k is how far one looks (rank 2k against rank k).',
-    "imbalance": "0: who knows a prompt's nearest neighbour in one form knows it in the other; 1: it tells nothing. The lower "
-    "curve is the form that holds more.",
-    "cosine": "Whether a picture and its caption point the same way. Only the distance between the two curves speaks of "
-    "content: what all prompts share lifts both.",
-    "probes": 'Held-out accuracy of a linear classifier on each layer. "Fitted on captions, read off pictures" is the test '
-    "of one shared code. Dotted: the largest class; grey: the control on shuffled labels, which must lie there.",
-    "interventions": "Right answers of {n} questions when text tokens can't look at image tokens in a window of layers, when "
-    "layers are skipped, {donor}with 95 % intervals. Lines: the intact model, and blind (without the picture). Cutting all layers "
-    "is not the blind line exactly: the query stays at its place behind the picture.",
+    "overlap": "Of each picture's nearest neighbours among the pictures, the share whose captions are also its "
+    "caption's nearest neighbours. It rises where the model arranges pictures as it arranges the words for them. {chance}",
+    "cka": "How alike the two arrangements are as a whole, up to rotation and scale: 1 is the same. Large distances "
+    "count most, so a few directions shared by all prompts can carry it.",
+    "dimension": "How many directions the cloud of prompts really has near a point. A hump in the middle is what the "
+    "paper calls the abstraction phase; k is how far one looks (rank 2k against rank k).",
+    "imbalance": "0: who knows a prompt's nearest neighbour in one form knows it in the other; 1: it tells nothing. "
+    "The lower curve is the form that holds more.",
+    "cosine": "Whether a picture and its caption point the same way. Only the distance between the two curves speaks "
+    "of content: what all prompts share lifts both.",
+    "probes": "Held-out accuracy of a linear classifier on each layer. A classifier fitted on captions and read off "
+    "pictures is the test of one shared code. Dotted: the largest class; grey: the control on shuffled labels.",
+    "interventions": "Right answers of {n} questions when text tokens can't look at image tokens in some layers, when "
+    "layers are skipped, {donor}with 95 % intervals. Lines: the intact model, and blind (without the picture). "
+    "Cutting all layers is not the blind line exactly: the query stays at its place behind the picture.",
 }
 CHANCE = {
     True: "The lower curve is the same with another item's caption: what the wording of the question alone brings.",
@@ -32,12 +32,14 @@ def describe(results: dict) -> str:
     """The verdict in a few sentences."""
     band, mean = results["band"], results["band_mean"]
     last = len(results["layers"]) - 1
-    known = [(l, value) for l, value in enumerate(band["profile"]) if value is not None]
+    known = [(layer, value) for layer, value in enumerate(band["profile"]) if value is not None]
     peak = max(known, key=lambda pair: pair[1])
     lines = [
-        f"The band of the rule is **layers {band['band']}** of {last} ({band['reason']}). Overlap above chance at the last "
+        f"The band of the rule is **layers {band['band']}** of {last} ({band['reason']}). Overlap above chance at "
+        f"the last "
         f"token is {known[0][1]:.2f} at representation {known[0][0]}, {peak[1]:.2f} at its best, at {peak[0]}, and "
-        f"{known[-1][1]:.2f} at the end. Over the means of image tokens and caption tokens the same rule gives {mean['band']}."
+        f"{known[-1][1]:.2f} at the end. Over the means of image tokens and caption tokens the same rule gives "
+        f"{mean['band']}."
     ]
     if "interventions" in results:
         found = results["interventions"]
@@ -48,7 +50,8 @@ def describe(results: dict) -> str:
             worst = min(windows, key=lambda one: one["share"])
             lines.append(
                 f"Of {found['n']} questions the intact model answers {found['intact']['accuracy']:.1%}, blind "
-                f"{found['blind']['accuracy']:.1%}. The picture is read most in layers {worst['layers']}: without attention to image "
+                f"{found['blind']['accuracy']:.1%}. The picture is read most in layers {worst['layers']}: without "
+                f"attention to image "
                 f"tokens there, {worst['share']:.0%} of the score is left."
             )
     return "\n\n".join(lines)
@@ -95,7 +98,8 @@ def page(results: dict, figures: list[str], command: str) -> str:
     parts = [
         f"# Where vision and language meet in {results['model']}",
         describe(results),
-        f"{results['n']} items ({results['data']}), each as a picture and as its caption with the same query; {results['k']} "
+        f"{results['n']} items ({results['data']}), each as a picture and as its caption with the same query; "
+        f"{results['k']} "
         "neighbours; shaded: the band, grey; colour around a line: its 95 % bootstrap interval over items.",
     ]
     for name in figures:

@@ -82,7 +82,7 @@ def draw(results: dict, folder: Path) -> list[str]:
             panels[0].set_ylim(bottom=min(0, panels[0].get_ylim()[0]))
             panels[0].legend(fontsize=8, frameon=False)
             save(figure, folder, name, written)
-        names = next((list(l["mean"]["probes"]) for l in results["layers"] if l["mean"] is not None), [])
+        names = next((list(one["mean"]["probes"]) for one in results["layers"] if one["mean"] is not None), [])
         if names:
             save(_probes(results, names), folder, "probes", written)
         if "interventions" in results:

@@ -1,10 +1,9 @@
 """Linear probes: can a class be read off the representations of one layer? With a control on shuffled labels.
 
-Logistic regression on standardised features (scikit-learn), fitted on 70 % of the items and scored on the rest. The probe
-of the text form is also scored on the image form's held-out items ("transfer"): a class that both forms hold in the same
-directions is read off pictures by a probe that has seen words only. Each form is standardised by itself, so that a mere
-shift between the forms (the modality gap) does not hide shared directions.
-"""
+Logistic regression on standardised features (scikit-learn), fitted on 70 % of the items and scored on the rest. The
+probe of the text form is also scored on the image form's held-out items ("transfer"): a class that both forms hold in
+the same directions is read off pictures by a probe that has seen words only. Each form is standardised by itself, so
+that a mere shift between the forms (the modality gap) does not hide shared directions."""
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -39,7 +38,7 @@ def probe(image: np.ndarray, text: np.ndarray, labels: list, seed: int = SPLIT_S
         labels: N classes, any type.
 
     Returns:
-        {"image", "text", "transfer", "shuffled": {"value", "ci95"}, "chance", "classes"}: accuracies on held-out items;
+        {"image", "text", "transfer", "shuffled": {"value", "ci95"}, "chance", "classes"}: accuracies, held-out items;
         `shuffled` is the image probe fitted and scored on shuffled labels, `chance` the share of the largest class.
 
     Raises:

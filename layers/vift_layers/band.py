@@ -1,11 +1,10 @@
 """The band rule: which layers to train, from the profile of neighbourhood overlap over the layers.
 
 Representation l is the input of decoder layer l, so that representation l + 1 is what layer l wrote. The band is the
-smallest contiguous range of layers around the one after which overlap of image form and text form (last token) peaks, in
-which it holds at least half of its rise over the first value. Where it does not rise, the band is 0.2 L to 0.5 L, the
-relative depth that arXiv 2606.03871 reports for LLaVA. Overlap above chance only: what the wording of the question alone
-explains (the control of `capture`) is taken off first.
-"""
+smallest contiguous range of layers around the one after which overlap of image form and text form (last token) peaks,
+in which it holds at least half of its rise over the first value. Where it does not rise, the band is 0.2 L to 0.5 L,
+the relative depth that arXiv 2606.03871 reports for LLaVA. Overlap above chance only: what the wording of the
+question alone explains (the control of `capture`) is taken off first."""
 
 from dataclasses import asdict, dataclass
 

@@ -1,4 +1,4 @@
-"""`vift-analyze` from the command line: page, figures, numbers; it goes on where it was; one line for a user's mistake."""
+"""`vift-analyze` on the command line: page, figures, numbers; it goes on where it was; a mistake is one line."""
 
 import json
 
@@ -141,8 +141,8 @@ def test_verdicts_of_the_band_study_follow_from_the_figures():
 
 def test_the_bridge_calls_a_prediction_what_is_one():
     sweeps = {
-        "replace": {f"{l}:{l + 1}": {"seeds": [l / 10, l / 10]} for l in range(1, 5)},
-        "bands": {f"{l}:{l + 1} 1.0": {"seeds": [1 - l / 10, 1 - l / 10]} for l in range(1, 5)},
+        "replace": {f"{i}:{i + 1}": {"seeds": [i / 10, i / 10]} for i in range(1, 5)},
+        "bands": {f"{i}:{i + 1} 1.0": {"seeds": [1 - i / 10, 1 - i / 10]} for i in range(1, 5)},
     }
     profile = [None, 0.1, 0.2, 0.3, 0.4, 0.5]
     found = fusion_bridge.relate({"last": [profile, profile], "mean": [profile, profile]}, sweeps)

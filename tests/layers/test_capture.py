@@ -1,4 +1,4 @@
-"""What is captured: the right tokens on every family, means and last tokens, on disk as in memory, resumed after a kill."""
+"""What is captured: the right tokens on every family, means and last tokens, on disk as in memory, resumed."""
 
 import json
 import subprocess

@@ -9,7 +9,6 @@ from tests.modeling.families import FAMILIES
 from tests.modeling.tiny import IMAGE, LAYERS, batch_inputs, row_inputs, tiny_model
 from vift_eval.interventions import knock_out, skip, transplant, window
 
-
 # transformers' eager attention takes its softmax in float32, whatever the model's dtype
 DTYPES = {"eager": torch.float32, "sdpa": torch.float64}
 EXACT = {torch.float32: 1e-5, torch.float64: 1e-12}

@@ -1,8 +1,8 @@
 """`train_layers: auto`: the band of layers to train, from a sample of the caption rows (arXiv 2606.03871).
 
-Each sampled picture is shown to the model as it is and as its caption, with one and the same query, that of the first row;
-the rule of `vift_layers.band` takes the layers in which the two come to be arranged alike. The band that it chose, with the
-profile, is written to `<output_dir>/band.json`, and stands as `train_layers` in `vift_training.json`.
+Each sampled picture is shown to the model as it is and as its caption, with one and the same query, that of the first
+row; the rule of `vift_layers.band` takes the layers in which the two come to be arranged alike. The band that it
+chose, with the profile, is written to `<output_dir>/band.json`, and stands as `train_layers` in `vift_training.json`.
 """
 
 import json
@@ -71,7 +71,8 @@ def auto_band(model, processor, dataset, args) -> Band:
     pairs = sample_pairs(dataset, args.seed)
     if len(pairs) < 40:
         raise ValueError(
-            f"train_layers='auto' needs 40 image rows with different captions of {SHORTEST} words or more, the training "
+            f"train_layers='auto' needs 40 image rows with different captions of {SHORTEST} words or more, the "
+            f"training "
             f"data has {len(pairs)}: name a band (vift-analyze finds one on other data)"
         )
     processor = processor or AutoProcessor.from_pretrained(model.name_or_path, trust_remote_code=True)
