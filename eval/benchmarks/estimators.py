@@ -9,7 +9,8 @@
 ckatorch, if it can be imported here (`pip install --no-deps ckatorch`). `naive`: the same figures by the plain
 loop, a point at a time, each metric by itself, side by side in turn. `cost`: 2500 items, 28 layers of width 3584
 (random vectors in the place of hidden states), written as `capture` writes them and measured layer by layer; CPU time
-after each layer, and peak memory."""
+after each layer, and peak memory.
+"""
 
 import argparse
 import json

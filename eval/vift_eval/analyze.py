@@ -9,7 +9,8 @@ A line of `--data` is {"image": path, "caption": words}, with "query", "answer" 
 picture and as its caption, with the same query; states are captured once (a run that was stopped goes on), and each
 layer is then measured: neighbourhood overlap, CKA, intrinsic dimension, information imbalance, paired cosine, probes.
 `--output` gets README.md, a figure a metric, analysis.json and the captured states. The method: arXiv 2606.03871;
-docs/layers.md says how to read the figures."""
+docs/layers.md says how to read the figures.
+"""
 
 import argparse
 import json

@@ -3,7 +3,8 @@
 A pair is {"image": PIL RGB, "caption", "query", "labels": {name: class}, "answer" (or None), "question": row}. Your
 own come from a JSON-lines file {"image": path, "caption": words} with, if you like, "query" (or "question"), "label",
 "answer"; or from a folder of such pictures with `metadata.jsonl` ("file_name", "text"), as image folders of the Hub
-have it."""
+have it.
+"""
 
 import json
 from pathlib import Path

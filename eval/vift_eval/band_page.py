@@ -1,7 +1,8 @@
 """The page of the band study: figures from its steps, a plot, verdicts that follow from the figures by rule.
 
 Verdicts compare arms pairwise with intervals over questions (seeds pooled), and show each seed: three runs an arm
-differ by more than questions do."""
+differ by more than questions do.
+"""
 
 import json
 import platform

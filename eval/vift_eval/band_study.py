@@ -7,7 +7,8 @@ recipe's rows), with the recipe of `make paper`'s visual-instruction baseline, a
 differs (`arms`). The band is that of the rule (`vift_layers.band`), run on the stage-1 model and scenes of the
 training split. Every arm is then asked 600 questions of the test split, with the picture and with the scene in words.
 Steps are those of `paper.Runner`: a run that was stopped or killed goes on where it was. Writes docs/layers/bands/:
-bands.json, bands.png, README.md."""
+bands.json, bands.png, README.md.
+"""
 
 import argparse
 import json

@@ -29,6 +29,15 @@ from .paper_plots import LINES, STYLE  # noqa: E402
 
 PAIRS = 1000
 PREDICTS = 0.7  # rank correlation, in every seed
+WHY = {
+    "predicts it": "",
+    "does not predict it": "",
+    "predicts the reverse": """Fusion works where picture and words are *not* arranged alike yet: it replaces what the
+text tokens know by the text run's states, and the picture must still be read in the layers above. Overlap is high
+where it has been read, and what is fused there overwrites it. Both curves go one way with depth, so that "the lower
+the better" says the same.
+""",
+}
 
 
 def best_bands(bands: dict, seed: int) -> dict[str, float]:
@@ -65,7 +74,7 @@ def relate(profiles: dict[str, list], sweeps: dict) -> dict:
         if min(last[name]) >= PREDICTS
         else "predicts the reverse"
         if max(last[name]) <= -PREDICTS
-        else "does not predict"
+        else "does not predict it"
         for name in ("single", "bands")
     }
     return found
@@ -114,14 +123,12 @@ Where picture and words come to be arranged alike (overlap above chance), agains
 {row("last token", last)}
 {row("means of tokens", mean)}
 
-**Verdict.** The profile of the last token, which the rule uses, {found["verdict"]["single"]} the best single layer and
-{found["verdict"]["bands"]} the best band.
+**Verdict.** Of the best single layer, the profile of the last token (which the rule uses)
+{found["verdict"]["single"]}; of the best band, it {found["verdict"]["bands"]}.
 
 ![Overlap above chance by layer, last token and means; accuracy of fusion at each layer alone](bridge.png)
 
-Fusion that replaces the text tokens' states works below the layers in which they read the picture; overlap is high
-where it has been read.
-
+{WHY[found["verdict"]["single"]]}
 Made by `python -m vift_eval.fusion_bridge --models {" ".join(models)}`; figures: [bridge.json](bridge.json); the sweep
 of fusion is that of [docs/paper](../../paper/README.md) (300 validation questions a seed).
 """
@@ -145,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
     write_json(args.output / "bridge.json", found)
     draw(found, sweeps, args.output / "bridge.png")
     (args.output / "README.md").write_text(page(found, [Path(path).name for path in args.models]), encoding="utf-8")
-    print(json.dumps(found["verdict"]), {k: (v["single"], v["bands"]) for k, v in found["pooling"].items()})
+    print(json.dumps(found["verdict"]))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ without image (for `knock_out` and "image") and a model as its own donor are the
 
 Cutting every edge is the blind run *at the same positions*: text tokens keep the positions that they have behind the
 image, and an answer without image at positions 0 ... T-1 is another (rotary) input. Where attention has a sliding
-window, image tokens go on filling the window. Shapes: B rows, S new tokens, K keys (those in the cache too)."""
+window, image tokens go on filling the window. Shapes: B rows, S new tokens, K keys (those in the cache too).
+"""
 
 import threading
 from contextlib import contextmanager

@@ -1,7 +1,8 @@
 """What interventions on layers cost in right answers: `vift-analyze --interventions`.
 
 Every way of `conditions` is one context of `interventions`; the model answers the same questions under each. Scores
-are exact match, also as a share of the intact model's, with paired intervals over questions."""
+are exact match, also as a share of the intact model's, with paired intervals over questions.
+"""
 
 from collections.abc import Iterator
 

@@ -3,7 +3,8 @@
 Means of points (overlap, imbalance, cosine) are resampled over points; intrinsic dimension is fitted again on
 resampled points (their neighbours stay); CKA is computed again on resampled items. `measure` gives a dict a pooling
 ("last", "mean"), or None where the points coincide (the last tokens before the first layer are one and the same
-word)."""
+word).
+"""
 
 import numpy as np
 

@@ -7,7 +7,8 @@ from . import layer_plots
 
 READ = {
     "overlap": "Of each picture's nearest neighbours among the pictures, the share whose captions are also its "
-    "caption's nearest neighbours. It rises where the model arranges pictures as it arranges the words for them. {chance}",
+    "caption's nearest neighbours. It rises where the model arranges pictures as it arranges the words for them. "
+    "{chance}",
     "cka": "How alike the two arrangements are as a whole, up to rotation and scale: 1 is the same. Large distances "
     "count most, so a few directions shared by all prompts can carry it.",
     "dimension": "How many directions the cloud of prompts really has near a point. A hump in the middle is what the "

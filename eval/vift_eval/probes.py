@@ -3,7 +3,8 @@
 Logistic regression on standardised features (scikit-learn), fitted on 70 % of the items and scored on the rest. The
 probe of the text form is also scored on the image form's held-out items ("transfer"): a class that both forms hold in
 the same directions is read off pictures by a probe that has seen words only. Each form is standardised by itself, so
-that a mere shift between the forms (the modality gap) does not hide shared directions."""
+that a mere shift between the forms (the modality gap) does not hide shared directions.
+"""
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression

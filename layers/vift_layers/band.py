@@ -4,7 +4,8 @@ Representation l is the input of decoder layer l, so that representation l + 1 i
 smallest contiguous range of layers around the one after which overlap of image form and text form (last token) peaks,
 in which it holds at least half of its rise over the first value. Where it does not rise, the band is 0.2 L to 0.5 L,
 the relative depth that arXiv 2606.03871 reports for LLaVA. Overlap above chance only: what the wording of the
-question alone explains (the control of `capture`) is taken off first."""
+question alone explains (the control of `capture`) is taken off first.
+"""
 
 from dataclasses import asdict, dataclass
 

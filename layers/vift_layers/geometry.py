@@ -8,7 +8,8 @@
 Gride: Denti et al. 2022 (doi 10.1038/s41598-022-20991-1); TwoNN: Facco et al. 2017; imbalance: Glielmo et al. 2022;
 CKA: Kornblith et al. 2019 (arXiv 1905.00414). Shapes: x, y (N, D). Everything pairwise is done in blocks of rows:
 beside the data and its centred copy, memory is O(block * N), time O(N^2 * D). Results come a point where they are
-means of points, so that they can be resampled; neighbours are Euclidean."""
+means of points, so that they can be resampled; neighbours are Euclidean.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -146,4 +146,4 @@ def test_the_bridge_calls_a_prediction_what_is_one():
     }
     profile = [None, 0.1, 0.2, 0.3, 0.4, 0.5]
     found = fusion_bridge.relate({"last": [profile, profile], "mean": [profile, profile]}, sweeps)
-    assert found["verdict"] == {"single": "predicts", "bands": "predicts the reverse"}
+    assert found["verdict"] == {"single": "predicts it", "bands": "predicts the reverse"}
