@@ -35,7 +35,7 @@ versions-%: constraints.txt pyproject.toml
 	.venv-$*/bin/python -m pip install $(TORCH_ARGS) $(TORCH)
 	.venv-$*/bin/python -m pip install -c .venv-$*/constraints.txt -e '.[dev]'
 	.venv-$*/bin/python -m pip uninstall -y torchvision
-	.venv-$*/bin/python -m pytest $(ARGS)
+	.venv-$*/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # Into a folder of its own; compare with: make demo ARGS="--model runs/vift-micro"
 micro: $(STAMP)-train

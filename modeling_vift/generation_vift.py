@@ -151,6 +151,7 @@ class FusedGeneration:
             cache = _cache_in(kwargs)
             past = 0 if cache is None else int(cache.get_seq_length())
             new_ids_only = past > 0 and not self._holds_cached_ids(input_ids, past, kwargs.get("attention_mask"))
+            all_pixels = kwargs.get("pixel_values")
             self._check_prompt(input_ids, past, new_ids_only, kwargs)
             resumed = past > 0 and past == input_ids.shape[1] - 1  # no new prompt: the next token of an answer
             if settings is not None and not resumed and is_one_of(input_ids, self._image_ids()).any():
@@ -170,6 +171,9 @@ class FusedGeneration:
                 known = inspect.signature(type(self).forward).parameters.keys()
                 known -= {"input_ids", "past_key_values", "cache", "use_cache", "labels"}
                 image_run = {name: value for name, value in kwargs.items() if name in known}
+                if past and settings.needs_image_run:  # h_vq is a run of the whole conversation, with all its images
+                    image_run |= {} if all_pixels is None else {"pixel_values": all_pixels}
+                    self._check_prompt(input_ids, 0, False, image_run)
                 plan = self._plan_fusion(settings, input_ids, mask, text_stream, **image_run)
         elif settings is not None and kwargs.get("inputs_embeds") is not None:
             raise ValueError("inputs_embeds without input_ids cannot be fused: pass input_ids too, or fusion=False")

@@ -90,9 +90,9 @@ def about(engine: Engine) -> str:
     return (
         f"**Model**: {where}, {engine.model.num_parameters() / 1e6:.1f} million parameters, {engine.num_layers} "
         f"layers, on {engine.device}. Its own fusion: {', '.join(f'{k} {v}' for k, v in settings.items())}.\n\n{world}"
-        "**What you see**: β = 0 is the model without fusion. As β grows, descriptions give way to answers; with "
-        "more, the question drowns the picture, and the answer becomes the one given blind; with much more, or in "
-        "many layers, words may fall apart. A good β on one model need not be good on another.\n\n"
+        "**What you see**: β = 0 (and α = 1) is the model without fusion. As β grows, descriptions give way to "
+        "answers; with more, the question drowns the picture, and the answer becomes the one given blind; with much "
+        "more, or in many layers, words may fall apart. A good β on one model need not be good on another.\n\n"
         "**What it cannot**: fusion brings nothing that the model did not learn from captions and text. Pictures are "
         "reduced to the size the model reads. Pictures are deleted from this server within hours and not used.\n\n"
         "**Papers**: [Do we Really Need Visual Instructions?](https://arxiv.org/abs/2502.11427) (the method), "

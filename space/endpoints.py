@@ -98,7 +98,8 @@ class Endpoints:
         Args:
             picture: the picture; at most 25 million pixels and 10 MB.
             question: at most 1000 characters.
-            alpha: weight of the run with the picture, 0 to 2.
+            alpha: weight of the run with the picture at the marked beta, 0 to 2; from 1 at beta 0 it goes there in a
+                straight line, so that the strip begins unfused.
             beta: the beta that is marked in the strip.
             first_layer: first fused layer, counted from 0.
             stop_layer: first layer after the fused ones.
@@ -107,14 +108,18 @@ class Endpoints:
             max_new_tokens: most tokens of an answer.
 
         Returns:
-            The strip as HTML, and the points as a list of {"beta", "kind", "answer"}.
+            The strip as HTML, and the points as a list of {"alpha", "beta", "kind", "answer"}.
         """
         turns, fusion = user_turn(picture, question), band(first_layer, stop_layer, rule, span)
         top = max(self.beta_top, beta)
         betas = [round(top * k / (SWEEP_POINTS - 1), 4) for k in range(SWEEP_POINTS)]
-        *_, texts = self.engine.answers(turns, picture, [(alpha, b) for b in betas], fusion, int(max_new_tokens))
+        pairs = [(round(1 + (alpha - 1) * min(1, b / beta), 4) if beta else alpha, b) for b in betas]
+        *_, texts = self.engine.answers(turns, picture, pairs, fusion, int(max_new_tokens))
         *_, (blind,) = self.engine.answers(turns, None, [UNFUSED], fusion, int(max_new_tokens))
-        points = [{"beta": b, "kind": views.kind_of(text, blind), "answer": text} for b, text in zip(betas, texts)]
+        points = [
+            {"alpha": a, "beta": b, "kind": views.kind_of(text, blind), "answer": text}
+            for (a, b), text in zip(pairs, texts)
+        ]
         return views.strip(question, points, blind, beta), points
 
     @messages_only

@@ -63,11 +63,13 @@ def runs_of(points: list[dict]) -> list[dict]:
 
 
 def strip(question: str, points: list[dict], blind: str, beta: float) -> str:
-    """HTML of answers over beta; `points` are {"beta", "kind", "answer"} with growing beta, `beta` the visitor's."""
+    """HTML of answers over beta; `points` as `Endpoints.sweep` returns them, with growing beta; `beta` is marked."""
+    alphas = [point["alpha"] for point in points]
+    path = f"α goes from {alphas[0]:g} to {alphas[-1]:g} on the way. " if alphas[0] != alphas[-1] else ""
     nearest = min(points, key=lambda point: abs(point["beta"] - beta))
     cells = "".join(
         f'<span class="vift-{p["kind"]}{" here" if p is nearest else ""}" '
-        f'title="β = {p["beta"]:g}: {escape(p["answer"])}"></span>'
+        f'title="α = {p["alpha"]:g}, β = {p["beta"]:g}: {escape(p["answer"])}"></span>'
         for p in points
     )
     rows = "".join(
@@ -84,7 +86,7 @@ def strip(question: str, points: list[dict], blind: str, beta: float) -> str:
         f"<span>β = {points[-1]['beta']:g}</span></div>"
         f'<table class="vift-runs"><tr><th>β</th><th>what comes</th><th>in words</th></tr>{rows}</table>'
         f'<p class="vift-note">Without the picture the model says: {escape(blind) or "(nothing)"}. '
-        "Descriptions and garbage are told apart by their words, a rule of thumb.</p>"
+        f"{path}Descriptions and garbage are told apart by their words, a rule of thumb.</p>"
     )
 
 

@@ -93,6 +93,10 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
             ValueError: images and placeholders that do not match (with both numbers), `inputs_embeds` or a filled
                 cache together with `fusion`, or a bad fusion argument.
         """
+        if past_key_values is not None:  # under its own name, so that a newer transformers warns
+            kwargs["past_key_values"] = past_key_values
+        if cache is not None:
+            kwargs[CACHE] = cache
         cache = past_key_values if cache is None else cache
         if not torch.compiler.is_compiling() and not generating() and not cache:
             self._check_images(input_ids, pixel_values, mm_encoder_outputs)
@@ -118,8 +122,6 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
                 )
         if fusion is not None:
             kwargs["fusion"] = fusion
-        if cache is not None:
-            kwargs[CACHE] = cache
         return super().forward(
             input_ids=input_ids,
             pixel_values=pixel_values,

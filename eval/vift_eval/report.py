@@ -40,7 +40,8 @@ def write(results: dict, output: Path) -> list[Path]:
         paths += [curve, heat]
         sections.append(section(part, x, title, curve, heat))
     report = output / "report.md"
-    report.write_text(page(results, sections), encoding="utf-8")
+    fixed = [f"{axis} {table[axis].iloc[0]}" for axis in ("alpha", "rule", "span") if axis not in varying]
+    report.write_text(page(results, sections, fixed), encoding="utf-8")
     return [*paths, report]
 
 
@@ -125,12 +126,13 @@ def section(part: pd.DataFrame, x: str, title: str, curve: Path, heat: Path) -> 
     )
 
 
-def page(results: dict, sections: list[str]) -> str:
+def page(results: dict, sections: list[str], fixed: list[str]) -> str:
     spec = results["spec"]
     count = len(spec["settings"])
     return (
         f"# Sweep of {', '.join(spec['tasks'])}\n\n"
-        f"{count} settings, {results['asked']} of them different, {len(spec['models'])} model(s). A setting that is "
+        f"{count} settings, {results['asked']} of them different, {len(spec['models'])} model(s)"
+        f"{'; all with ' + ', '.join(fixed) if fixed else ''}. A setting that is "
         "chosen here is chosen on these questions: confirm it on others.\n\n" + "\n".join(sections) + "\nMade by:\n\n"
         f"```\n{results['command']}\n```\n\n{results['seconds']} s, {results['cpu_seconds']} s of CPU "
         f"(of the last run of that command), torch {results['torch']}.\n"

@@ -97,6 +97,7 @@ def test_a_sweep_is_the_separate_runs_and_resumes_after_a_kill(tmp_path, capsys,
         assert row["value"] == pytest.approx(correct(alone, questions).mean()), row
     report = (tmp_path / "whole" / "report.md").read_text()
     assert "| 4:8 |" in report and "vift-sweep --models" in report
+    assert "all with alpha 1.0, rule cascade, span all." in report
     for name in ("curve-1.png", "heat-1.png"):
         assert (tmp_path / "whole" / name).stat().st_size > 5000
 

@@ -266,23 +266,23 @@ def test_hidden_states_of_generate_are_the_fused_ones(model):
 # 6 ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("rule, alpha", [("cascade", 1.0), ("cascade", 0.9), ("additive", 0.9), ("independent", 0.9)])
 @pytest.mark.parametrize("all_images", [True, False])
-def test_several_turns_on_one_cache_fuse_only_new_tokens(model, all_images):
+def test_several_turns_on_one_cache_fuse_only_new_tokens(model, all_images, rule, alpha):
     first_turn, images = row_inputs(0), tiny_images()[:2]
     cache = DynamicCache(config=model.config.get_text_config())
-    first = model.generate(**first_turn, **GREEDY, **STRONG, past_key_values=cache)[0].tolist()
+    how = {**GREEDY, **STRONG, "alpha": alpha, "fusion_rule": rule}
+    first = model.generate(**first_turn, **how, past_key_values=cache)[0].tolist()
     past = cache.get_seq_length()
     assert past == len(first) - 1, "the last token of an answer is not in the cache"
     conversation = [*first, 25, *IMG, 26, 27]
-    second = model.generate(
-        input_ids=torch.tensor([conversation]),
-        pixel_values=images if all_images else images[1:],
-        past_key_values=cache,
-        **GREEDY,
-        **STRONG,
-        **DETAILS,
-    )
-    knobs = {"alpha": 1.0, "beta": 0.4, "layers": range(LAYERS), "rule": "cascade", "span": "all"}
+    turn = {"input_ids": torch.tensor([conversation]), "past_key_values": cache}
+    if rule != "cascade" and not all_images:  # these rules read an unfused run of the whole conversation
+        with pytest.raises(ValueError, match="the prompt has 8 image tokens but pixel_values holds 1 images"):
+            model.generate(**turn, pixel_values=images[1:], **how)
+        return
+    second = model.generate(**turn, pixel_values=images if all_images else images[1:], **how, **DETAILS)
+    knobs = {"alpha": alpha, "beta": 0.4, "layers": range(LAYERS), "rule": rule, "span": "all"}
     written = {*range(len(PROMPTS[0])), *range(past, len(conversation))}
     p = {name: value.double().numpy() for name, value in model.state_dict().items()}
     answer = second.sequences[0, len(conversation) :].tolist()

@@ -126,6 +126,16 @@ def test_every_preset_is_the_configs(engine):
     assert half[2:4] == [engine.num_layers // 2, engine.num_layers]
 
 
+def test_the_strip_begins_unfused_for_every_alpha(engine):
+    row = visual_questions(1, seed=5)[0]
+    _, points = Endpoints(engine).sweep(row["images"][0], row["question"], 0.0, 1.0, 1, 2, "cascade", "all", 40)
+    at = {point["beta"]: point for point in points}
+    assert [at[beta]["alpha"] for beta in (0, 0.5, 1, 2)] == [1, 0.5, 0, 0]
+    assert at[0]["answer"] == alone(engine, row, fusion=False)
+    assert at[0.5]["answer"] == alone(engine, row, alpha=0.5, beta=0.5, fusion_layers="1:2")
+    assert at[1]["answer"] == alone(engine, row, alpha=0.0, beta=1.0, fusion_layers="1:2")
+
+
 def test_the_strip_begins_unfused_and_contains_each_answer_alone(engine):
     row = visual_questions(1, seed=5)[0]
     endpoints = Endpoints(engine)

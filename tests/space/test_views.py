@@ -29,7 +29,7 @@ def test_kinds_of_answers(text, kind):
 
 def test_equal_neighbours_are_one_run():
     said = ["a", "a", "b", "a"]
-    points = [{"beta": k / 4, "kind": "answer", "answer": text} for k, text in enumerate(said)]
+    points = [{"alpha": 1, "beta": k / 4, "kind": "answer", "answer": text} for k, text in enumerate(said)]
     assert [(r["from"], r["to"], r["answer"]) for r in views.runs_of(points)] == [
         (0, 0.25, "a"),
         (0.5, 0.5, "b"),
@@ -38,13 +38,14 @@ def test_equal_neighbours_are_one_run():
 
 
 def test_the_strip_frames_the_nearest_beta():
-    points = [{"beta": beta, "kind": "answer", "answer": "x"} for beta in (0, 0.5, 1)]
+    points = [{"alpha": 1 - beta, "beta": beta, "kind": "answer", "answer": "x"} for beta in (0, 0.5, 1)]
     html = views.strip("?", points, "x", 0.6)
+    assert "α goes from 1 to 0 on the way" in html
     assert html.count(" here") == 1 and html.index(" here") < html.index("β = 0.5: x") < html.index("β = 1: x")
 
 
 def test_nothing_drawn_holds_a_visitors_markup():
-    points = [{"beta": 0, "kind": "answer", "answer": EVIL}]
+    points = [{"alpha": 1, "beta": 0, "kind": "answer", "answer": EVIL}]
     movement = {"tokens": [EVIL], "layers": ["0", "output"], "moved": [[0.1], [0.2]]}
     for html in (views.strip(EVIL, points, EVIL, 0), views.heat_map(movement, range(1))):
         assert "<img" not in html and "&lt;img" in html and 'onerror="' not in html

@@ -25,11 +25,12 @@ class Kill(TrainerCallback):
 
 def main(folder, stage, kind, kill_at):
     folder, kill_at = Path(folder), int(kill_at)
-    data, kwargs = dataset(21, 0) if stage == "1" else dataset(13, 6), {}
+    images, texts = (21, 0) if stage == "1" else (13, 6)
+    data, kwargs = dataset(images, texts), {}
     if kind == "stream":
         from datasets import IterableDataset
 
-        data = IterableDataset.from_generator(rows, gen_kwargs={"images": 13, "texts": 6})
+        data = IterableDataset.from_generator(rows, gen_kwargs={"images": images, "texts": texts})
         kwargs = {"max_steps": 12}
     run = trainer(folder / "start", folder / "out", data, stage=int(stage), lr_scheduler_type="cosine", **kwargs)
     if kill_at:

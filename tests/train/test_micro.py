@@ -42,12 +42,28 @@ def test_changes_reach_the_recipe_and_numbers_are_numbers():
     assert recipe["stage1"]["queries"] == ["web", "asking"] and recipe["stage2"]["train_layers"] == "5:8"
 
 
-@pytest.mark.parametrize("change", ["stage3.rows=2", "stage1.rows", "stage1=2", "stage1.rows.more=2"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "stage3.rows=2",
+        "stage1.rows",
+        "stage1=2",
+        "stage1.rows.more=2",
+        "stage1.queries=[web",
+    ],
+)
 def test_a_change_that_fits_nothing_ends_with_status_2(change, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         micro.main(["--output", str(tmp_path), "--set", change])
     assert ended.value.code == 2
     assert change in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_cycles_of_the_text_llm_have_a_rate_each():
+    with pytest.raises(ValueError, match=r"lists of equal length, one value a cycle, not 5 and \[0.004, 0.002\]"):
+        micro.load_recipe(changes=["phase0.language_model.steps=5"])
+    with pytest.raises(ValueError, match=r"not \[5\] and \[0.004, 0.002\]"):
+        micro.load_recipe(changes=["phase0.language_model.steps=[5]"])
 
 
 def test_a_recipe_folder_without_all_files_is_refused(tmp_path):

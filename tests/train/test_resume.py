@@ -19,7 +19,7 @@ def run(folder, stage, kind, kill_at=0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage, kind, kill_at", [(1, "map", 5), (2, "map", 11), (2, "stream", 8)])
+@pytest.mark.parametrize("stage, kind, kill_at", [(1, "map", 5), (1, "stream", 5), (2, "map", 11), (2, "stream", 8)])
 def test_killed_and_resumed_equals_never_killed(stage, kind, kill_at, tmp_path):
     for name in ("whole", "killed"):
         save_checkpoint(tmp_path / name / "start")

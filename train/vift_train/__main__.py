@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass, field
 
 from datasets import concatenate_datasets, interleave_datasets
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
@@ -115,6 +116,11 @@ def load_model(run: RunArguments, options: ModelConfig):
     return model, AutoProcessor.from_pretrained(name, **common)
 
 
+def stop(error) -> None:
+    print(f"vift-train: error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = TrlParser((RunArguments, VIFTTrainingConfig, ModelConfig), description=__doc__.split("\n")[0])
     run, args, options = parser.parse_args_and_config(argv)
@@ -135,12 +141,13 @@ def main(argv: list[str] | None = None) -> None:
             str(args.resume_from_checkpoint).lower(), args.resume_from_checkpoint
         )
         trainer.train(resume_from_checkpoint=resume)
+        trainer.save_model(args.output_dir)
+        if args.push_to_hub:
+            trainer.push_to_hub()
     except ValueError as error:
-        print(f"vift-train: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    trainer.save_model(args.output_dir)
-    if args.push_to_hub:
-        trainer.push_to_hub()
+        stop(error)
+    except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
+        stop(f"hub_model_id={args.hub_model_id}: {' '.join(str(error).split())}; what was trained lies in output_dir")
 
 
 if __name__ == "__main__":

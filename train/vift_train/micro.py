@@ -55,7 +55,16 @@ def load_recipe(folder: Path = RECIPES, changes: tuple[str, ...] = ()) -> dict[s
         if _NUMBER.fullmatch(value):
             place[key] = float(value)
         else:
-            place[key] = value if _BAND.fullmatch(value) else yaml.safe_load(value)
+            try:
+                place[key] = value if _BAND.fullmatch(value) else yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise ValueError(f"set={change!r}: {' '.join(str(error).split())}") from error
+    cycles = {name: recipe["phase0"]["language_model"][name] for name in ("steps", "learning_rate")}
+    if not all(isinstance(value, list) for value in cycles.values()) or len({len(v) for v in cycles.values()}) > 1:
+        raise ValueError(
+            "phase0.language_model.steps and learning_rate must be lists of equal length, one value a cycle, not "
+            f"{cycles['steps']} and {cycles['learning_rate']}"
+        )
     return recipe
 
 

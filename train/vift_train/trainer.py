@@ -25,6 +25,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from .auto_band import AUTO, auto_band
 from .callbacks import ModalityProgress, Seen
+from .card import training_card
 from .checks import (
     check_batch,
     check_columns,
@@ -317,6 +318,14 @@ class VIFTTrainer(SFTTrainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / STATE_FILE).write_text(text, encoding="utf-8")
+
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None):
+        """See `card`; the arguments are TRL's, and `tags` are added to the usual ones."""
+        if self.is_world_process_zero():
+            tags = [tags] if isinstance(tags, str) else list(tags or [])
+            repo = self.hub_model_id or model_name or Path(self.args.output_dir).name
+            card = training_card(self.args, self.state, repo, sorted({"vift", "custom_code", *self._tag_names, *tags}))
+            card.save(Path(self.args.output_dir) / "README.md")
 
     def _save(self, output_dir=None, state_dict=None):
         """FSDP2 has made the model's class one of torch's own; the code saved beside the weights is of the model's."""
