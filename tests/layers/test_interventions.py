@@ -1,6 +1,7 @@
 """Interventions: nothing is the identity, bit for bit; cutting everything is the blind run; nothing is left behind."""
 
 import threading
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -220,3 +221,38 @@ def test_bad_arguments_are_named(model, other):
     with pytest.raises(ValueError, match="inputs_embeds without input_ids"), knock_out(model, [0]):
         model(inputs_embeds=torch.zeros(1, 3, 32, dtype=model.dtype))
     assert window("~1:3", 4) == (0, 3) and window(":2", 4) == (0, 1)
+
+
+def test_lmms_eval_answers_under_an_intervention(tiny_checkpoint, monkeypatch):
+    from vift_eval import lmms_model
+
+    entered = []
+    for name in ("knock_out", "skip"):
+        monkeypatch.setattr(lmms_model.interventions, name, recorded(name, entered))
+    lm = lmms_model.VIFT.create_from_arg_string(
+        f"pretrained={tiny_checkpoint},knock_out=1:3,skip=~1:3,skip_tokens=image"
+    )
+    assert lm.record["interventions"] == {"knock_out": "1:3", "skip": "~1:3", "skip_tokens": "image"}
+    entered.clear()  # they were tried once, so that a bad window is refused at the start
+
+    def answer(settings, chosen):
+        assert entered == ["in knock_out 1:3", "in skip ~1:3 image"]
+        return ["x"]
+
+    monkeypatch.setattr(lm, "_batches", lambda *args: [(None, [0])])
+    monkeypatch.setattr(lm, "_note", lambda *args: None)
+    assert lm._run(["request"], [{}], answer, "test") == ["x"]
+    assert entered[2:] == ["out skip", "out knock_out"]
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"layers='1:9' reaches outside layers 0 to 3"):
+        lmms_model.VIFT.create_from_arg_string(f"pretrained={tiny_checkpoint},knock_out=1:9")
+
+
+def recorded(name, entered):
+    @contextmanager
+    def context(model, *arguments):
+        entered.append(" ".join(["in", name, *arguments]))
+        yield
+        entered.append(f"out {name}")
+
+    return context
