@@ -57,7 +57,7 @@ def by_libraries(file: Path) -> dict:
 
         row["imbalance_ab"] = float(_return_imbalance(ranks_a, ranks_b, np.random.default_rng(0)))
         row["imbalance_ba"] = float(_return_imbalance(ranks_b, ranks_a, np.random.default_rng(0)))
-        row["twonn"] = float(skdim.id.TwoNN(discard_fraction=0.0).fit(a).dimension_)
+        row["twonn"] = float(skdim.id.TwoNN().fit(a).dimension_)
         found[name] = row
     return found
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from vift_eval import analyze, band_study, fusion_bridge
+from vift_eval import analyze, band_study, fusion_bridge, layer_page
 from vift_eval.analyze_data import load_pairs, micro_pairs
 from vift_eval.band_page import PAIRS, hits, verdicts
 from vift_eval.layer_plots import METRICS
@@ -17,7 +17,10 @@ FIGURES = [*METRICS, "probes", "interventions"]
 def done(tiny_checkpoint, tmp_path_factory):
     """One run with everything, on a model and itself as its donor."""
     folder = tmp_path_factory.mktemp("analysis")
-    options = ["--n", "90", "--interventions", "--questions", "20", "--donor", str(tiny_checkpoint)]
+    from vift_eval import layer_measure
+
+    layer_measure.RESAMPLES = 20  # of intervals that no test looks at closely
+    options = ["--n", "60", "--interventions", "--questions", "10", "--donor", str(tiny_checkpoint)]
     assert analyze.main([str(tiny_checkpoint), "--output", str(folder), *options]) == 0
     return folder, json.loads((folder / "analysis.json").read_text()), options
 
@@ -62,6 +65,7 @@ def test_a_second_run_measures_nothing_again(done, tiny_checkpoint, monkeypatch)
 
     monkeypatch.setattr(layer_measure, "measure", never)
     monkeypatch.setattr(capture, "pooled", never)
+    monkeypatch.setattr(layer_page.layer_plots, "draw", lambda *args: [])
     with (folder / "layers.jsonl").open("a") as file:
         file.write('{"layer": 3, "mea')  # stopped in the middle of a line
     assert analyze.main([str(tiny_checkpoint), "--output", str(folder), *options[:2]]) == 0
@@ -69,7 +73,8 @@ def test_a_second_run_measures_nothing_again(done, tiny_checkpoint, monkeypatch)
     assert again["layers"] == results["layers"]
 
 
-def test_pairs_of_ones_own(tmp_path, tiny_checkpoint):
+def test_pairs_of_ones_own(tmp_path, tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(layer_page.layer_plots, "draw", lambda *args: [])
     (tmp_path / "pictures").mkdir()
     lines = []
     for number, pair in enumerate(micro_pairs(44)):
