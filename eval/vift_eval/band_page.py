@@ -121,9 +121,25 @@ def verdicts(results: dict) -> list[dict]:
             "reason": points(found["rule - complement"]["seen"]),
         },
         {
+            "claim": "on held-out families the layers outside the band do worse",
+            "verdict": level("rule - complement", "held_out"),
+            "reason": points(found["rule - complement"]["held_out"]),
+        },
+        {
             "claim": "the band is better than as many layers drawn at random",
             "verdict": level("rule - random", "seen"),
             "reason": points(found["rule - random"]["seen"]),
+        },
+        {
+            "claim": "a third of the layers: the middle keeps more than the first (held-out families, text ability)",
+            "verdict": f"{level('middle - first', 'held_out')} / {level('middle - first', 'gold')}",
+            "reason": f"held out {points(found['middle - first']['held_out'])}; "
+            f"in words {points(found['middle - first']['gold'])}",
+        },
+        {
+            "claim": "the middle third keeps more text ability than full training",
+            "verdict": level("middle - full", "gold"),
+            "reason": points(found["middle - full"]["gold"]),
         },
     ]
     for pair in ("middle - first", "middle - top", "middle - spaced"):
