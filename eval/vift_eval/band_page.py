@@ -25,6 +25,10 @@ SCORES = {
     "held_out": "families it was not trained on",
     "gold": "the scene in words (text ability)",
 }
+COST = {
+    True: "Step time (CPU, one thread, arms in turn) and state (gradients, AdamW's moments) are shares of full training.",
+    False: "Step time and memory of the arms (`python -m vift_eval.band_study`, step `cost`) have not been measured yet.",
+}
 PAIRS = (
     ("rule", "full"), ("rule", "connector"), ("rule", "complement"), ("rule", "random"), ("late", "full"),
     ("middle", "full"), ("middle", "first"), ("middle", "top"), ("middle", "spaced"), ("late", "rule"),
@@ -189,7 +193,8 @@ def layer_words(layers: dict) -> str:
 
 
 def table(results: dict) -> str:
-    head = ["arm", "layers trained", *(f"{name.replace('_', ' ')} %" for name in SCORES), "step time", "state"]
+    head = ["arm", "layers trained", *(f"{name.replace('_', ' ')} %" for name in SCORES)]
+    head += ["step time", "state"] if "cost" in results else []
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     cost = results.get("cost", {})
     for arm, entry in results["arms"].items():
@@ -197,9 +202,10 @@ def table(results: dict) -> str:
         for score in SCORES:
             seeds = ", ".join(f"{100 * value:.0f}" for value in entry[score]["seeds"])
             cells.append(f"{100 * entry[score]['mean']:.1f} ({seeds})")
-        step = f"{cost[arm]['step']:.2f}" if arm in cost else ""
-        state = f"{cost[arm]['bytes'] / cost['full']['bytes']:.2f}" if arm in cost else ""
-        lines.append(f"| `{arm}` | {layer_words(entry['layers'])} | {' | '.join(cells)} | {step} | {state} |")
+        if cost:
+            cells.append(f"{cost[arm]['step']:.2f}" if arm in cost else "")
+            cells.append(f"{cost[arm]['bytes'] / cost['full']['bytes']:.2f}" if arm in cost else "")
+        lines.append(f"| `{arm}` | {layer_words(entry['layers'])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -234,8 +240,7 @@ def page(results: dict) -> str:
 
 Visual instruction tuning from the stage-1 checkpoint of {len(results["seeds"])} seeds, with only some layers of the
 language model (and the connector) trained; otherwise the same data, rate and steps. {results["n"]} questions of the
-test split, exact match without fusion; in brackets the seeds. Step time (CPU, one thread, arms in turn) and state
-(gradients and AdamW's moments) are shares of full training.
+test split, exact match without fusion; in brackets the seeds. {COST["cost" in results]}
 
 {table(results)}
 
