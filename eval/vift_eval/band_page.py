@@ -26,8 +26,8 @@ SCORES = {
     "gold": "the scene in words (text ability)",
 }
 COST = {
-    True: "Step time (CPU, one thread, arms in turn) and state (gradients, AdamW's moments) are shares of full training.",
-    False: "Step time and memory of the arms (`python -m vift_eval.band_study`, step `cost`) have not been measured yet.",
+    True: "Step time (CPU, arms in turn) and state (gradients, AdamW's moments) are shares of full training.",
+    False: "Step time and memory of the arms (step `cost` of the study) have not been measured yet.",
 }
 PAIRS = (
     ("rule", "full"), ("rule", "connector"), ("rule", "complement"), ("rule", "random"), ("late", "full"),
