@@ -11,6 +11,7 @@ out of the scores and listed in the results file. The results file gets a sectio
 task, model revision and fingerprint, package versions, failed requests.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -27,6 +28,7 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
+from . import interventions
 from .demo import UserError, load_model
 from .engine import FUSION_KEYS, Answer, Engine, Request, describe
 
@@ -51,6 +53,8 @@ class VIFT(lmms):
         system_prompt: text, or a file with it, put before every chat that has none.
         on_error: "raise", or "report" to leave failing requests out and list them.
         min_pixels, max_pixels: for image processors that have them.
+        knock_out, skip: layers such as "4:8" or "~4:8" in which text can't attend to images, or that are skipped.
+        skip_tokens: "all", "image" or "text", with `skip`.
         fusion, alpha, beta, dose, fusion_layers, fusion_rule, fusion_span, fusion_norm, fusion_answer:
             as in `generate()`.
 
@@ -70,6 +74,9 @@ class VIFT(lmms):
         on_error: str = "raise",
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        knock_out: str | None = None,
+        skip: str | None = None,
+        skip_tokens: str = "all",
         **fusion,
     ):
         super().__init__()
@@ -109,6 +116,9 @@ class VIFT(lmms):
         self._warned: list[list[str]] = []
         self.system_prompt = self._resolve_system_prompt(system_prompt)
         self.engine.settings(Request(1, fusion=fusion))  # a bad fusion argument is refused here
+        self.interventions = {"knock_out": knock_out, "skip": skip, "skip_tokens": skip_tokens}
+        with self._intervened():  # and a bad window here
+            pass
         self.record = {
             "model": {
                 "pretrained": str(pretrained),
@@ -118,6 +128,7 @@ class VIFT(lmms):
                 "device": str(self.device),
             },
             "packages": {name: version(name) for name in PACKAGES},
+            "interventions": self.interventions,
             "tasks": {},
         }
 
@@ -184,7 +195,7 @@ class VIFT(lmms):
         """`answer(settings, requests)` for each batch; results in the order of `requests`, None for the failed."""
         results: list = [None] * len(requests)
         total = len(requests)
-        with tqdm(total=total, desc=description, disable=self.rank != 0) as bar:
+        with tqdm(total=total, desc=description, disable=self.rank != 0) as bar, self._intervened():
             for settings, batch in self._batches(requests, generation_kwargs):
                 chosen = [requests[i] for i in batch]
                 self._note(settings, chosen)
@@ -196,6 +207,15 @@ class VIFT(lmms):
                     results[index] = one
                 bar.update(len(batch))
         return results
+
+    def _intervened(self) -> contextlib.ExitStack:
+        """What `knock_out` and `skip` ask for, while it lasts."""
+        given, model, stack = self.interventions, self.engine.model, contextlib.ExitStack()
+        if given["knock_out"] is not None:
+            stack.enter_context(interventions.knock_out(model, given["knock_out"]))
+        if given["skip"] is not None:
+            stack.enter_context(interventions.skip(model, given["skip"], given["skip_tokens"]))
+        return stack
 
     def _one_by_one(self, settings, requests, answer, batch_error) -> list:
         """The same requests alone, to find the one that fails."""

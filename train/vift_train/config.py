@@ -37,7 +37,8 @@ class VIFTTrainingConfig(SFTConfig):
     Args:
         stage: 1 (connector only) or 2 (language model and connector).
         train_vision_tower, train_connector, train_language_model: None = as the stage says.
-        train_layers: half-open band of decoder layers, such as "8:20": of the language model, only these are trained.
+        train_layers: half-open band of decoder layers, such as "8:20" (or "0,4,8:12"): of the language model, only
+            these are trained. "auto": the band in which image and caption come to look alike (`auto_band`).
         connector_lr, vision_tower_lr: None = `learning_rate`.
         modality_order: "even" (the share of text steps is steady over the epoch), "random", or "mixed" (no pure steps:
             a control).
@@ -53,7 +54,7 @@ class VIFTTrainingConfig(SFTConfig):
     train_vision_tower: bool | None = field(default=None, metadata={"help": "None: as the stage says"})
     train_connector: bool | None = field(default=None, metadata={"help": "None: as the stage says"})
     train_language_model: bool | None = field(default=None, metadata={"help": "None: as the stage says"})
-    train_layers: str | None = field(default=None, metadata={"help": "band of decoder layers 'first:stop'"})
+    train_layers: str | None = field(default=None, metadata={"help": "band of decoder layers 'first:stop', or auto"})
     connector_lr: float | None = field(default=None, metadata={"help": "None: learning_rate"})
     vision_tower_lr: float | None = field(default=None, metadata={"help": "None: learning_rate"})
     modality_order: str | None = field(default=None, metadata={"help": "even, random or mixed; None: inherit"})
@@ -98,15 +99,21 @@ class VIFTTrainingConfig(SFTConfig):
             raise ValueError(f"text_weight={self.text_weight} must be in (0, 100]")
 
 
-def parse_band(train_layers: str, num_layers: int) -> range:
-    """ "8:20" -> range(8, 20), inside the language model's layers."""
-    first, colon, stop = train_layers.partition(":")
+def parse_band(train_layers: str, num_layers: int) -> range | tuple[int, ...]:
+    """ "8:20" -> range(8, 20), inside the language model's layers; "0,4,8:12" -> the layers named."""
+    layers = []
     try:
-        band = range(int(first or 0), int(stop or num_layers)) if colon else range(0)
+        for part in train_layers.split(","):
+            first, colon, stop = part.partition(":")
+            band = range(int(first or 0), int(stop or num_layers)) if colon else range(int(part), int(part) + 1)
+            layers += band if band else [-1]
     except ValueError:
-        band = range(0)
-    if not band or band[0] < 0 or band[-1] >= num_layers:
+        layers = []
+    if not layers or min(layers) < 0 or max(layers) >= num_layers or len(set(layers)) < len(layers):
         raise ValueError(
-            f"train_layers={train_layers!r} must be a band 'first:stop' with first < stop inside 0:{num_layers}"
+            f"train_layers={train_layers!r} must be a band 'first:stop' with first < stop inside 0:{num_layers}, or "
+            "several bands and layers, none twice, with commas between"
         )
-    return band
+    layers = sorted(layers)
+    whole = range(layers[0], layers[-1] + 1)
+    return whole if len(whole) == len(layers) else tuple(layers)

@@ -11,6 +11,7 @@ import json
 import re
 import time
 import warnings
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from transformers import ProgressCallback, TrainerCallback
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
+from .auto_band import AUTO, auto_band
 from .callbacks import ModalityProgress, Seen
 from .card import training_card
 from .checks import (
@@ -50,7 +52,7 @@ def module_of(name: str) -> str:
     return "connector" if "multi_modal_projector" in name else "language_model"
 
 
-def is_trained(name: str, args: VIFTTrainingConfig, band: range | None) -> bool:
+def is_trained(name: str, args: VIFTTrainingConfig, band: Collection[int] | None) -> bool:
     """Whether stage and band train the parameter `name`."""
     module = module_of(name)
     if "post_layernorm" in name:  # features come from an inner layer: nothing after it can get a gradient
@@ -117,6 +119,8 @@ class VIFTTrainer(SFTTrainer):
         check_columns(train_dataset)
         args.inherit(getattr(model, "name_or_path", None))
         num_layers = model.config.get_text_config().num_hidden_layers
+        if args.train_layers == AUTO:
+            args.train_layers = str(auto_band(model, kwargs.get("processing_class"), train_dataset, args))
         band = None if args.train_layers is None else parse_band(args.train_layers, num_layers)
         if peft_config is None:
             for name, parameter in model.named_parameters():
@@ -374,7 +378,7 @@ def forget_gradients(engine) -> None:
         buffer.zero_()
 
 
-def adapt_peft_config(peft_config, args: VIFTTrainingConfig, band: range | None):
+def adapt_peft_config(peft_config, args: VIFTTrainingConfig, band: Collection[int] | None):
     """LoRA on the language model only (in the band only), the connector trained whole where the stage says so."""
     peft_config = copy.copy(peft_config)  # the caller's stays as it is
     targets = peft_config.target_modules or [
