@@ -281,6 +281,8 @@ def describe_fusion(config, fusion: dict) -> str:
         "rule": config.fusion_rule,
         "span": config.fusion_span,
     }
+    if getattr(config, "fusion_answer", False):
+        settings["answer"] = "too"
     if "beta" in fusion:
         settings.pop("dose", None)
     settings |= {name.removeprefix("fusion_"): value for name, value in fusion.items()}

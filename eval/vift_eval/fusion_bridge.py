@@ -70,7 +70,7 @@ def relate(profiles: dict[str, list], sweeps: dict) -> dict:
         found["pooling"][pooling] = entry
     last = found["pooling"]["last"]
     found["verdict"] = {
-        name: "predicts"
+        name: "predicts it"
         if min(last[name]) >= PREDICTS
         else "predicts the reverse"
         if max(last[name]) <= -PREDICTS

@@ -248,6 +248,7 @@ def run(paths: list[str], split: str, count: int, seed: int = 0, modes=tuple(MOD
             "fusion_layers",
             "fusion_rule",
             "fusion_span",
+            "fusion_answer",
         )
     }
     return {"split": split, "n": count, "fusion": fusion, "seeds": seeds, "pooled": pooled}

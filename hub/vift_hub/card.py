@@ -17,7 +17,8 @@ def facts(model) -> str:
     vision, text = config.vision_config, config.text_config
     strength = f"dose {config.fusion_dose}" if config.fusion_dose is not None else f"β {config.fusion_beta}"
     fusion = f"α {config.fusion_alpha}, {strength}, layers {config.fusion_layers}, {config.fusion_rule}, span "
-    fusion += f"{config.fusion_span}; {'on' if config.fusion_enabled else 'off'} unless the call says otherwise"
+    fusion += f"{config.fusion_span}{', the answer too' if config.fusion_answer else ''}; "
+    fusion += f"{'on' if config.fusion_enabled else 'off'} unless the call says otherwise"
     rows = {
         "Parameters": f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:,.1f} M",
         "Weights": str(model.dtype).removeprefix("torch."),
