@@ -110,9 +110,10 @@ def build(engine: Engine) -> gr.Blocks:
     opening, spoken, strip0 = rows[0], ("", ""), None
     if engine.small:  # answers for the first view, which warm the model up, too
         for row in rows:
-            *_, spoken = endpoints.ask(Image.open(row[0]), row[1], *named[DEFAULT], engine.longest)
-            if spoken[0] != spoken[1]:
-                opening = row
+            *_, said = endpoints.ask(Image.open(row[0]), row[1], *named[DEFAULT], engine.longest)
+            if row is rows[0] or said[0] != row[2] == said[1]:
+                opening, spoken = row, said
+            if said[0] != row[2] == said[1]:
                 break
         strip0, _ = endpoints.sweep(Image.open(opening[0]), opening[1], *named[DEFAULT], engine.longest)
 
@@ -154,7 +155,7 @@ def build(engine: Engine) -> gr.Blocks:
                 remark = gr.Markdown(elem_id="remark")
         gr.Examples(
             rows, [picture, question, answer, words], visible_columns=[1], api_visibility="private",
-            label="Examples, not chosen by their answers (shown first: the first whose two answers differ)",
+            label="Examples, not chosen by their answers (shown first: the first that fusion alone answers right)",
         )  # fmt: skip
         with gr.Accordion("Advanced: α, layers, rule, tokens, presets", open=False, elem_id="advanced"):
             preset = gr.Radio(list(named), value=DEFAULT, label="Preset", elem_id="preset")
