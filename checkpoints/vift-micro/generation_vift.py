@@ -16,6 +16,7 @@ import threading
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache, partial
+from itertools import islice
 
 import torch
 from torch import nn
@@ -157,9 +158,10 @@ class FusedGeneration:
             new_ids_only = past > 0 and not self._holds_cached_ids(input_ids, past, kwargs.get("attention_mask"))
             all_pixels = kwargs.get("pixel_values")
             self._check_prompt(input_ids, past, new_ids_only, kwargs)
-            resumed = past > 0 and past == input_ids.shape[1] - 1  # no new prompt: the next token of an answer
-            if settings is not None and settings.answer:
-                resumed = False
+            answer_too = settings is not None and settings.answer
+            # no new prompt: the next token of an answer
+            resumed = past > 0 and past == input_ids.shape[1] - 1 and not answer_too
+            if answer_too:
                 kwargs.setdefault("disable_compile", True)  # a compiled decode would be another graph at each step
                 if hasattr(text_stream, "states"):
                     raise ValueError("text_stream holds the prompt's text run only: with fusion_answer=True pass none")
@@ -231,15 +233,15 @@ class FusedGeneration:
         rows, columns = text_positions(input_ids, mask, self._image_ids(), self.fusion_config.image_wrapper_token_ids)
         if not len(rows):
             raise ValueError(f"input_ids hold no image token ({self.config.image_token_id}) with text around it")
-        lengths = torch.unique_consecutive(rows, return_counts=True)[1].tolist()
-        texts = [tuple(text.tolist()) for text in input_ids[rows, columns].split(lengths)]
+        ids = iter(input_ids[rows, columns].tolist())
+        texts = [tuple(islice(ids, n)) for n in torch.unique_consecutive(rows, return_counts=True)[1].tolist()]
 
         def run(new: list) -> dict:
             # right-padded and causal: no token sees the padding, so that no mask is needed
-            ids = nn.utils.rnn.pad_sequence([input_ids.new_tensor(text) for text in new], batch_first=True)
+            padded = nn.utils.rnn.pad_sequence([input_ids.new_tensor(text) for text in new], batch_first=True)
             sizes = [len(text) for text in new]
             places = torch.arange(len(new), device=rows.device).repeat_interleave(rows.new_tensor(sizes))
-            states = self._record(layers, places, position_in_row(places), input_ids=ids)
+            states = self._record(layers, places, position_in_row(places), input_ids=padded)
             parts = zip(*(states[layer].split(sizes) for layer in layers))
             return {text: dict(zip(layers, part)) for text, part in zip(new, parts)}
 

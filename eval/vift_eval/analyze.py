@@ -15,8 +15,9 @@ docs/layers.md says how to read the figures.
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
+
+from tqdm import tqdm
 
 from .analyze_data import load_pairs, micro_pairs
 from .demo import BUNDLED, OneLineParser, UserError, first_line
@@ -82,22 +83,6 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("--donor needs --interventions")
 
 
-class Progress:
-    """Lines on stderr, at most one in two seconds: done of total, time left."""
-
-    def __init__(self, what: str, total: int):
-        self.what, self.total, self.start, self.last, self.first = what, total, time.monotonic(), 0.0, None
-
-    def __call__(self, done: int) -> None:
-        now = time.monotonic()
-        if self.first is None:
-            self.first, self.start = done, now
-        if now - self.last > 2 or done >= self.total:
-            left = (now - self.start) / max(done - self.first, 1) * (self.total - done)
-            print(f"{self.what} {done}/{self.total}, about {left:.0f} s left", file=sys.stderr, flush=True)
-            self.last = now
-
-
 def measure_layers(found, output: Path, k: int, labels: dict) -> list[dict]:
     """Every layer, one line of `layers.jsonl` each as it is done, so that a stopped run goes on."""
     from vift_layers.capture import STATE
@@ -115,14 +100,12 @@ def measure_layers(found, output: Path, k: int, labels: dict) -> list[dict]:
                 continue
             if row["key"] == key:
                 done[row["layer"]] = row["measures"]
-    progress = Progress("layer", found.num_layers + 1)
     with file.open("a", encoding="utf-8") as out:
-        for layer in range(found.num_layers + 1):
+        for layer in tqdm(range(found.num_layers + 1), desc="layers"):
             if layer not in done:
                 done[layer] = measure(found, layer, k, labels)
                 out.write("\n" + json.dumps({"key": key, "layer": layer, "measures": done[layer]}) + "\n")
                 out.flush()
-            progress(layer + 1)
     return [done[layer] for layer in range(found.num_layers + 1)]
 
 
@@ -146,9 +129,10 @@ def analyze(args: argparse.Namespace) -> dict:
     model, processor = load(args.model, args.dtype, args.device)
     names = [] if args.no_probes else sorted(set.intersection(*(set(pair["labels"]) for pair in pairs)))
     labels = {name: [pair["labels"][name] for pair in pairs] for name in names}
-    found = capture(
-        model, processor, pairs, args.output / "capture", args.batch_size, progress=Progress("captured", len(pairs))
-    )
+    with tqdm(total=len(pairs), desc="captured") as bar:
+        found = capture(
+            model, processor, pairs, args.output / "capture", args.batch_size, progress=lambda n: bar.update(n - bar.n)
+        )
     layers = measure_layers(found, args.output, k, labels)
     results = {
         "model": Path(args.model).name,

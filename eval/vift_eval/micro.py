@@ -58,6 +58,10 @@ def _partners(questions, lengths: list[int], seed: int = 0) -> list[int]:
     return partners
 
 
+# what of a config the results say
+FUSION_FIELDS = tuple(f"fusion_{name}" for name in ("alpha", "beta", "dose", "layers", "rule", "span", "answer"))
+
+
 def _random_like(stream, seed: int):
     """The text stream with every vector replaced by a random one of the same norm."""
     generator = torch.Generator().manual_seed(seed)
@@ -238,19 +242,7 @@ def run(paths: list[str], split: str, count: int, seed: int = 0, modes=tuple(MOD
         for mode in modes:
             if mode != "fused":
                 pooled[mode]["fused_minus_this"] = difference(np.array(hits["fused"]), np.array(hits[mode]))
-    config = model.config
-    fusion = {
-        name: getattr(config, name)
-        for name in (
-            "fusion_alpha",
-            "fusion_beta",
-            "fusion_dose",
-            "fusion_layers",
-            "fusion_rule",
-            "fusion_span",
-            "fusion_answer",
-        )
-    }
+    fusion = {name: getattr(model.config, name) for name in FUSION_FIELDS}
     return {"split": split, "n": count, "fusion": fusion, "seeds": seeds, "pooled": pooled}
 
 

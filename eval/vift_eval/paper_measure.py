@@ -32,7 +32,7 @@ from vift_microworld import (
 from vift_microworld.scenes import COLORS, PLACES
 
 from . import paper
-from .micro import MODES, load, scene_from_caption
+from .micro import FUSION_FIELDS, MODES, load, scene_from_caption
 from .rivals import ask, cost, merge_language_model, static_vectors
 
 OUTCOMES = {
@@ -70,15 +70,6 @@ WORDS = {
     "number": {str(n) for n in range(20)},
     "truth": {"yes", "no"},
 }
-FUSION_FIELDS = (
-    "fusion_alpha",
-    "fusion_beta",
-    "fusion_dose",
-    "fusion_layers",
-    "fusion_rule",
-    "fusion_span",
-    "fusion_answer",
-)
 
 
 def held_out(seed: int) -> tuple[str, ...]:

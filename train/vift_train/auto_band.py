@@ -72,8 +72,7 @@ def auto_band(model, processor, dataset, args) -> Band:
     if len(pairs) < 40:
         raise ValueError(
             f"train_layers='auto' needs 40 image rows with different captions of {SHORTEST} words or more, the "
-            f"training "
-            f"data has {len(pairs)}: name a band (vift-analyze finds one on other data)"
+            f"training data has {len(pairs)}: name a band (vift-analyze finds one on other data)"
         )
     processor = processor or AutoProcessor.from_pretrained(model.name_or_path, trust_remote_code=True)
     training, home = model.training, model.device
