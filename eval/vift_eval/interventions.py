@@ -61,7 +61,12 @@ def _decoder_layers(model):
 
 @contextmanager
 def _active(key, handles):
-    """`key` holds in this thread while it lasts; the hooks are removed after it."""
+    """
+    `key` holds in this thread while it lasts; the hooks are removed after it.
+
+    Other threads may meet a hook that is being registered or removed, and then call it without keywords: every hook
+    asks for its key before it touches them.
+    """
     token = _ACTIVE.set(_ACTIVE.get() | {key})
     try:
         yield
@@ -84,7 +89,7 @@ class _ImageKeys:
         self.key, self.ids, self.mask, self.new = object(), image_token_ids(model.config), None, 0
         self.handle = model.register_forward_pre_hook(self, with_kwargs=True)
 
-    def __call__(self, module, args, kwargs):
+    def __call__(self, module, args, kwargs=None):
         if self.key not in _ACTIVE.get():
             return
         input_ids = kwargs.get("input_ids", args[0] if args else None)
@@ -126,7 +131,7 @@ def knock_out(model, layers):
         return
     keys = _ImageKeys(model)
 
-    def cut(module, args, kwargs):
+    def cut(module, args, kwargs=None):
         if keys.key not in _ACTIVE.get() or not bool(keys.mask.any()):
             return None
         states = args[0] if args else kwargs["hidden_states"]
@@ -164,9 +169,10 @@ def skip(model, layers, tokens: str = "all"):
         return
     keys = _ImageKeys(model)
 
-    def leave(module, args, kwargs, output):
+    def leave(module, args, *rest):
         if keys.key not in _ACTIVE.get() or (tokens == "image" and not bool(keys.mask.any())):
             return None
+        kwargs, output = rest
         before = args[0] if args else kwargs["hidden_states"]
         after = output[0] if isinstance(output, tuple) else output
         if tokens != "all":
@@ -235,11 +241,12 @@ def _open(layer) -> None:
     """`layer.forward` looks for a donor; counted, as threads may open the same layer."""
     if "_transplants" in vars(layer):
         users, *rest = layer._transplants
+        layer._transplants = (users + 1, *rest)
     else:
-        # an instance's own forward, such as accelerate's, is put back later
-        users, rest = 0, [vars(layer).get("forward"), layer.forward]
+        # an instance's own forward, such as accelerate's, is put back later; known before a thread meets the
+        # dispatcher
+        layer._transplants = (1, vars(layer).get("forward"), layer.forward)
         layer.forward = partial(_dispatch, layer)
-    layer._transplants = (users + 1, *rest)
 
 
 def _close(layer) -> None:
