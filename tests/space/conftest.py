@@ -26,7 +26,8 @@ class Server:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url, self.log = f"http://127.0.0.1:{port}", folder / "server.log"
-        command = [sys.executable, str(ROOT / "space" / "app.py"), "--port", str(port)]
+        slow = Path(__file__).with_name("slow.py")
+        command = [sys.executable, str(slow), str(ROOT / "space" / "app.py"), "--port", str(port)]
         env = os.environ | {"GRADIO_TEMP_DIR": str(folder / "gradio")}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
@@ -67,6 +68,20 @@ def browser():
         browser.close()
 
 
+def count_streams(page):
+    """`page.streams`: Gradio's streams of answers that are open; `page.streams_begun`: how many there have been."""
+    page.streams, page.streams_begun = set(), 0
+
+    def begin(request):
+        if "queue/data" in request.url:
+            page.streams.add(request)
+            page.streams_begun += 1
+
+    page.on("request", begin)
+    for end in ("requestfinished", "requestfailed"):  # failed: the page broke it off, having read all
+        page.on(end, lambda request: page.streams.discard(request))
+
+
 @pytest.fixture
 def visit(browser, server):
     """Opens the page, with options of a browser context; at the end, the console must have been quiet."""
@@ -84,6 +99,7 @@ def visit(browser, server):
             "request",
             lambda r: None if r.url.startswith((server.url, "data:", "blob:")) else complaints.append(r.url),
         )
+        count_streams(page)
         page.goto(server.url)
         page.locator("#ask").wait_for()
         return page
