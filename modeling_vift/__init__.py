@@ -1,8 +1,8 @@
 """VIFT: a vision-language model whose `generate()` fuses a text-only run into the image run."""
 
+from .attach_vift import attach_fusion, detach_fusion
 from .configuration_vift import VIFTConfig
 from .fusion_vift import FusionSettings, PromptFusion, TextStream
-from .generation_vift import attach_fusion, detach_fusion
 from .modeling_vift import VIFTForConditionalGeneration, VIFTModel
 from .streams_vift import TextStreamCache
 

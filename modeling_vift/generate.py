@@ -7,7 +7,7 @@ a call that names this repository is fused. transformers also puts this function
 loads a VIFT from a repository that has this file; there, it only hands the call on.
 """
 
-from .generation_vift import attach_fusion
+from .attach_vift import attach_fusion
 
 # what `load_custom_generate` reads and leaves among the arguments
 LOADING = ("revision", "token", "cache_dir", "force_download", "local_files_only", "proxies", "subfolder")

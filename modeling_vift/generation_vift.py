@@ -1,10 +1,11 @@
-"""Ability fusion inside `generate()`, for VIFT and for any vision-language model of transformers (`attach_fusion`).
+"""Ability fusion inside `generate()`, for VIFT and for any vision-language model of transformers (`attach_vift`).
 
 How a fused `generate()` runs (h'(v,q) = alpha * h(v,q) + beta * h(q), arXiv 2502.11427):
 1. one text-only pass over the prompts without their image placeholders (`text_stream`): no image, no KV cache,
    it stops at the last fused layer and keeps the inputs of the fused layers only;
 2. the ordinary `generate()`; `prepare_inputs_for_generation` hands a `PromptFusion` to the prefill as the keyword
    `fusion`, which travels through the language model to each decoder layer, where a hook applies it.
+A short prompt makes both runs in one pass, the prefill (`packed_vift`).
 
 Nothing is kept on a module: the plan of a running `generate()` lives in a `ContextVar`, so that threads with other
 coefficients do not mix and an exception leaves nothing behind. Attention, caches and the decoder loop are
@@ -12,20 +13,20 @@ transformers' own. Shapes: B rows, S tokens, N text tokens of all rows with an i
 """
 
 import inspect
-import threading
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import cache, partial
+from functools import partial
 from itertools import islice
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin
 
 from .configuration_vift import VIFTConfig
 from .fusion_vift import (
     FusionSettings,
     LayerRecorder,
+    PendingRun,
     PromptFusion,
     StopForward,
     TextStream,
@@ -35,11 +36,11 @@ from .fusion_vift import (
     span_columns,
     text_positions,
 )
+from .packed_vift import PackedFusion, can_pack, gains_by_packing
 from .streams_vift import TextStreamCache
 
 # (model, PromptFusion or None) of the generate() that is running in this thread
 _RUNNING = ContextVar("vift_running_generate", default=(None, None))
-_ATTACHING = threading.Lock()
 SHARDED = ("_get_fsdp_state", "ds_config")  # what FSDP2 and DeepSpeed leave on a model
 # the argument that carries the KV cache: transformers 5.24 renamed it
 _KNOWN = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
@@ -66,9 +67,18 @@ def generating() -> bool:
 
 def _fuse_embeddings(module, args, kwargs):
     """Pre-hook of the language model: its input embeddings are the input of layer 0."""
-    if kwargs.get("fusion") is None:
+    fusion = kwargs.get("fusion")
+    if fusion is None:
         return None
-    return args, kwargs | {"inputs_embeds": kwargs["fusion"](0, kwargs["inputs_embeds"])}
+    if isinstance(fusion, PackedFusion):
+        kwargs = fusion.pack(kwargs, module.config._attn_implementation)
+    return args, kwargs | {"inputs_embeds": fusion(0, kwargs["inputs_embeds"])}
+
+
+def _unpack(module, args, kwargs, output):
+    """Hook of the language model, after its last layer."""
+    fusion = kwargs.get("fusion")
+    return fusion.unpack(_cache_in(kwargs), output) if isinstance(fusion, PackedFusion) else None
 
 
 def _fuse_output(next_layer, module, args, kwargs, output):
@@ -88,6 +98,7 @@ def register_fusion_hooks(language_model: nn.Module) -> list:
         name = getattr(getattr(language_model, "config", None), "model_type", type(language_model).__name__)
         raise ValueError(f"text_config.model_type={name!r} has no list `layers` to fuse in")
     handles = [language_model.register_forward_pre_hook(_fuse_embeddings, with_kwargs=True)]
+    handles.append(language_model.register_forward_hook(_unpack, with_kwargs=True))
     for index, layer in enumerate(layers[:-1]):
         handles.append(layer.register_forward_hook(partial(_fuse_output, index + 1), with_kwargs=True))
     return handles
@@ -97,6 +108,7 @@ class FusedGeneration:
     """Before a `GenerationMixin` in a class's bases: its `generate()` fuses as `fusion_config` and the call say."""
 
     fusion_config: VIFTConfig
+    packs = False  # whether a text run may be packed into the prefill: known to be exact for VIFT's own layout
 
     @torch.no_grad()
     def generate(
@@ -185,7 +197,8 @@ class FusedGeneration:
                 if past and settings.needs_image_run:  # h_vq is a run of the whole conversation, with all its images
                     image_run |= {} if all_pixels is None else {"pixel_values": all_pixels}
                     self._check_prompt(input_ids, 0, False, image_run)
-                plan = self._plan_fusion(settings, input_ids, mask, text_stream, **image_run)
+                later = self.packs and text_stream is None and kwargs.get("position_ids") is None
+                plan = self._plan_fusion(settings, input_ids, mask, text_stream, may_pack=later, **image_run)
         elif settings is not None and kwargs.get("inputs_embeds") is not None:
             raise ValueError("inputs_embeds without input_ids cannot be fused: pass input_ids too, or fusion=False")
         if hasattr(text_stream, "states") and plan is None:
@@ -210,7 +223,13 @@ class FusedGeneration:
             tokens = model_inputs["inputs_embeds" if model_inputs.get("input_ids") is None else "input_ids"]
             cache = _cache_in(kwargs)
             offset = int(cache.get_seq_length()) if cached and cache is not None else 0
-            model_inputs["fusion"] = plan.at(tokens.shape[0], tokens.shape[1], offset)
+            fusion = plan.at(tokens.shape[0], tokens.shape[1], offset)
+            if fusion is not None and not plan.text_states:  # the text run is still to come
+                if offset == 0 and can_pack(self, plan, model_inputs, cache):
+                    fusion = PackedFusion.of(fusion, tokens.shape[1], plan.pending)
+                else:
+                    plan.text_states.update(plan.pending.run().states)
+            model_inputs["fusion"] = fusion
         return model_inputs
 
     def text_stream(self, input_ids, attention_mask=None, fusion_layers=None, kept=None) -> TextStream:
@@ -268,10 +287,17 @@ class FusedGeneration:
         return recorder.states
 
     def _plan_fusion(
-        self, settings: FusionSettings, input_ids, prompt_mask, stream=None, expand: int = 1, **image_run
+        self,
+        settings: FusionSettings,
+        input_ids,
+        prompt_mask,
+        stream=None,
+        expand: int = 1,
+        may_pack: bool = False,
+        **image_run,
     ) -> PromptFusion | None:
         """The fusion of the prompts (B, S) marked by `prompt_mask`, in which each row stands `expand` times; None when
-        no row holds an image."""
+        no row holds an image. With `may_pack`, a text run that could be packed into the prefill is left pending."""
         image_ids, wrapper_ids = self._image_ids(), self.fusion_config.image_wrapper_token_ids
         rows, columns = text_positions(input_ids, prompt_mask, image_ids, wrapper_ids)
         if not len(rows):
@@ -281,9 +307,13 @@ class FusedGeneration:
             value = getattr(settings, name)
             if isinstance(value, torch.Tensor) and len(value) * expand != batch_size:
                 raise ValueError(f"{name} has {len(value)} values, the batch has {batch_size} rows")
-        if not hasattr(stream, "states"):  # none, or a cache (isinstance fails across copies of this code)
+        pending = None
+        if may_pack and gains_by_packing(self, settings, input_ids, rows):
+            run = partial(self.text_stream, input_ids, prompt_mask, list(settings.layers))
+            pending = PendingRun(run, rows, columns, is_one_of(input_ids, image_ids).int().argmax(dim=1))
+        elif not hasattr(stream, "states"):  # none, or a cache (isinstance fails across copies of this code)
             stream = self.text_stream(input_ids, prompt_mask, list(settings.layers), stream)
-        for layer in settings.layers:
+        for layer in settings.layers if pending is None else ():
             if layer not in stream.states or len(stream.states[layer]) != len(rows):
                 found = len(stream.states[layer]) if layer in stream.states else "no"
                 raise ValueError(
@@ -305,9 +335,9 @@ class FusedGeneration:
                 image_run["input_ids"] = input_ids
             image_states = self._record(settings.layers, rows, target.clamp(min=0), **image_run)
         source = (target >= 0).nonzero().flatten()
-        states = {layer: stream.states[layer] for layer in settings.layers}
+        states = {} if pending else {layer: stream.states[layer] for layer in settings.layers}
         places = rows[source], target[source], source
-        return PromptFusion(settings, states, image_states, *places, batch_size, input_ids.shape[1])
+        return PromptFusion(settings, states, image_states, *places, batch_size, input_ids.shape[1], pending)
 
     def _image_ids(self) -> list[int]:
         """Placeholder ids of images and, where the model has them, of videos."""
@@ -347,89 +377,3 @@ class FusedGeneration:
             return super().generate_batch(*args, **kwargs)
         with _running(self, None):
             return super().generate_batch(*args, **kwargs)
-
-
-@cache
-def _fused_class(native: type) -> type:
-    """`native` with `FusedGeneration` in front, under the same name, which transformers keys its tables by."""
-    body = {"__module__": native.__module__, "__qualname__": native.__qualname__, "__doc__": native.__doc__}
-    body |= {"native_class": native, "__reduce__": lambda self: (_new_fused, (native,), self.__dict__)}
-    return type(native.__name__, (FusedGeneration, native), body)
-
-
-def _new_fused(native: type):
-    """An attached model without its state: what a copy starts from."""
-    cls = _fused_class(native)
-    return cls.__new__(cls)
-
-
-def _base(model):
-    """The transformers model inside a PEFT model, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
-    """
-    Gives a vision-language model of transformers the fused `generate()` of VIFT; in place.
-
-    The weights, the config and what is saved stay as they are. Only this instance changes: its class is replaced by
-    one of the same name with `FusedGeneration` in front, and its decoder layers get hooks that do nothing unless a
-    running `generate()` is fused. `alpha=1, beta=0` and `fusion=False` are the native model, bit for bit.
-
-    Args:
-        model (`PreTrainedModel` or `peft.PeftModel`): loaded, with `generate()`, a decoder, and placeholder ids for
-            its images in the prompt (`config.image_token_id`).
-        image_wrapper_token_ids (`list[int]`, *optional*):
-            Ids that only wrap an image and leave the text run with it. Those that the config names
-            (`vision_start_token_id`, `boi_token_id`, ...) when None; others, such as SmolVLM's
-            `<fake_token_around_image>`, are known to the tokenizer alone.
-        fusion: defaults for this model, by the names of `VIFTConfig`: `fusion_beta=0.15, fusion_layers="14:28"`.
-
-    Returns:
-        `model`. Called again, only the defaults change.
-
-    Raises:
-        ValueError: the model is a VIFT already, cannot generate, has no image placeholder or no decoder layers; a bad
-            fusion value.
-    """
-    base = _base(model)
-    name = type(base).__name__
-    native = getattr(base, "native_class", type(base))
-    if issubclass(native, FusedGeneration) or hasattr(native, "text_stream"):
-        raise ValueError(f"model={name} fuses already: set model.config.fusion_*, or pass them to generate()")
-    if not isinstance(base, PreTrainedModel) or not isinstance(base, GenerationMixin):
-        raise ValueError(f"model={name} is no transformers model with generate()")
-    if getattr(base.config, "image_token_id", None) is None or base.config.is_encoder_decoder:
-        raise ValueError(f"model={name} has no decoder-only prompt with image placeholders (config.image_token_id)")
-    if image_wrapper_token_ids is None:
-        names = ("vision_start_token_id", "vision_end_token_id", "boi_token_id", "eoi_token_id")
-        ids = (getattr(base.config, name, None) for name in names)
-        image_wrapper_token_ids = [i for i in ids if i is not None]
-    if unknown := [field for field in fusion if not field.startswith("fusion_") or not hasattr(VIFTConfig, field)]:
-        raise ValueError(f"unknown fusion field {unknown[0]!r}; VIFTConfig describes the known ones")
-    depth = {"model_type": "qwen2", "num_hidden_layers": base.config.get_text_config().num_hidden_layers}
-    config = VIFTConfig(text_config=depth, image_wrapper_token_ids=image_wrapper_token_ids, **fusion)
-    with _ATTACHING:
-        if not hasattr(base, "native_class"):
-            base._fusion_hooks = register_fusion_hooks(base.get_decoder())
-            base.__class__ = _fused_class(native)
-        base.fusion_config = config
-    return model
-
-
-def detach_fusion(model):
-    """
-    Takes away what `attach_fusion` gave; the model is as it was before. Returns `model`.
-
-    Raises:
-        ValueError: nothing is attached.
-    """
-    base = _base(model)
-    with _ATTACHING:
-        if "_fusion_hooks" not in vars(base):
-            raise ValueError(f"model={type(base).__name__} has no fusion attached")
-        for handle in base._fusion_hooks:
-            handle.remove()
-        base.__class__ = base.native_class
-        del base._fusion_hooks, base.fusion_config
-    return model

@@ -10,8 +10,9 @@ row after row, D hidden size. A layer index l is counted from 0 and means the *i
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -208,6 +209,15 @@ class LayerRecorder:
         return hidden_states
 
 
+class PendingRun(NamedTuple):
+    """A text run to come: `run()` gives its `TextStream`; the N tokens of it, and each row's first image column."""
+
+    run: Callable
+    rows: torch.Tensor
+    columns: torch.Tensor
+    first_image: torch.Tensor
+
+
 @dataclass(frozen=True)
 class PromptFusion:
     """
@@ -216,10 +226,12 @@ class PromptFusion:
     Attributes:
         settings (`FusionSettings`): with alpha and beta as floats, or one for each row before expansion.
         text_states, image_states: layer index -> (N, D), unfused runs without and with image (h_q and h_vq).
+            No text states yet: the run is pending.
         rows, columns (`torch.Tensor` of shape (M,)): positions to write in the (B, S) batch at hand.
         source (`torch.Tensor` of shape (M,)): which of the N states goes there.
         batch_size (`int`): B before any expansion for beams or return sequences.
         length (`int`): S, the tokens of the prompt.
+        pending (`PendingRun`, *optional*): a text run that may be packed into the prefill.
     """
 
     settings: FusionSettings
@@ -230,6 +242,7 @@ class PromptFusion:
     source: torch.Tensor
     batch_size: int
     length: int = 0
+    pending: PendingRun | None = None
 
     def at(self, batch_size: int, length: int, offset: int) -> "PromptFusion | None":
         """The part that falls on tokens offset ... offset + length - 1 of a batch expanded to `batch_size` rows."""

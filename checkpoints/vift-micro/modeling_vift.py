@@ -48,6 +48,7 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
     """
 
     config: VIFTConfig
+    packs = True
 
     @classmethod
     def is_custom_code(cls) -> bool:

@@ -21,7 +21,8 @@ from .convert import all_there, read_config
 
 CODE = Path(modeling_vift.__file__).parent
 # `load_custom_generate` follows relative imports inside this folder only, so it holds copies
-CUSTOM_GENERATE = ("generate.py", "generation_vift.py", "fusion_vift.py", "streams_vift.py", "configuration_vift.py")
+CUSTOM_GENERATE = ("generate.py", "attach_vift.py", "generation_vift.py", "fusion_vift.py", "packed_vift.py",
+                   "streams_vift.py", "configuration_vift.py")  # fmt: skip
 
 
 def load(source: Path):

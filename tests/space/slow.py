@@ -1,4 +1,4 @@
-"""`python slow.py space/app.py ...`: the Space with a model that takes its time, so that a browser can see it stream."""
+"""`python slow.py space/app.py ...`: the Space with a model slow enough that a browser can see it stream."""
 
 import runpy
 import sys

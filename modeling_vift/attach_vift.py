@@ -1,0 +1,97 @@
+"""Fused `generate()` for any vision-language model of transformers, in place: `attach_fusion` and `detach_fusion`."""
+
+import threading
+from functools import cache
+
+from transformers import GenerationMixin, PreTrainedModel
+
+from .configuration_vift import VIFTConfig
+from .generation_vift import FusedGeneration, register_fusion_hooks
+
+_ATTACHING = threading.Lock()
+
+
+@cache
+def _fused_class(native: type) -> type:
+    """`native` with `FusedGeneration` in front, under the same name, which transformers keys its tables by."""
+    body = {"__module__": native.__module__, "__qualname__": native.__qualname__, "__doc__": native.__doc__}
+    body |= {"native_class": native, "__reduce__": lambda self: (_new_fused, (native,), self.__dict__)}
+    return type(native.__name__, (FusedGeneration, native), body)
+
+
+def _new_fused(native: type):
+    """An attached model without its state: what a copy starts from."""
+    cls = _fused_class(native)
+    return cls.__new__(cls)
+
+
+def _base(model):
+    """The transformers model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
+    """
+    Gives a vision-language model of transformers the fused `generate()` of VIFT; in place.
+
+    The weights, the config and what is saved stay as they are. Only this instance changes: its class is replaced by
+    one of the same name with `FusedGeneration` in front, and its decoder layers get hooks that do nothing unless a
+    running `generate()` is fused. `alpha=1, beta=0` and `fusion=False` are the native model, bit for bit.
+
+    Args:
+        model (`PreTrainedModel` or `peft.PeftModel`): loaded, with `generate()`, a decoder, and placeholder ids for
+            its images in the prompt (`config.image_token_id`).
+        image_wrapper_token_ids (`list[int]`, *optional*):
+            Ids that only wrap an image and leave the text run with it. Those that the config names
+            (`vision_start_token_id`, `boi_token_id`, ...) when None; others, such as SmolVLM's
+            `<fake_token_around_image>`, are known to the tokenizer alone.
+        fusion: defaults for this model, by the names of `VIFTConfig`: `fusion_beta=0.15, fusion_layers="14:28"`.
+
+    Returns:
+        `model`. Called again, only the defaults change.
+
+    Raises:
+        ValueError: the model is a VIFT already, cannot generate, has no image placeholder or no decoder layers; a bad
+            fusion value.
+    """
+    base = _base(model)
+    name = type(base).__name__
+    native = getattr(base, "native_class", type(base))
+    if issubclass(native, FusedGeneration) or hasattr(native, "text_stream"):
+        raise ValueError(f"model={name} fuses already: set model.config.fusion_*, or pass them to generate()")
+    if not isinstance(base, PreTrainedModel) or not isinstance(base, GenerationMixin):
+        raise ValueError(f"model={name} is no transformers model with generate()")
+    if getattr(base.config, "image_token_id", None) is None or base.config.is_encoder_decoder:
+        raise ValueError(f"model={name} has no decoder-only prompt with image placeholders (config.image_token_id)")
+    if image_wrapper_token_ids is None:
+        names = ("vision_start_token_id", "vision_end_token_id", "boi_token_id", "eoi_token_id")
+        ids = (getattr(base.config, name, None) for name in names)
+        image_wrapper_token_ids = [i for i in ids if i is not None]
+    if unknown := [field for field in fusion if not field.startswith("fusion_") or not hasattr(VIFTConfig, field)]:
+        raise ValueError(f"unknown fusion field {unknown[0]!r}; VIFTConfig describes the known ones")
+    depth = {"model_type": "qwen2", "num_hidden_layers": base.config.get_text_config().num_hidden_layers}
+    config = VIFTConfig(text_config=depth, image_wrapper_token_ids=image_wrapper_token_ids, **fusion)
+    with _ATTACHING:
+        if not hasattr(base, "native_class"):
+            base._fusion_hooks = register_fusion_hooks(base.get_decoder())
+            base.__class__ = _fused_class(native)
+        base.fusion_config = config
+    return model
+
+
+def detach_fusion(model):
+    """
+    Takes away what `attach_fusion` gave; the model is as it was before. Returns `model`.
+
+    Raises:
+        ValueError: nothing is attached.
+    """
+    base = _base(model)
+    with _ATTACHING:
+        if "_fusion_hooks" not in vars(base):
+            raise ValueError(f"model={type(base).__name__} has no fusion attached")
+        for handle in base._fusion_hooks:
+            handle.remove()
+        base.__class__ = base.native_class
+        del base._fusion_hooks, base.fusion_config
+    return model
