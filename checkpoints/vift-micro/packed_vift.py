@@ -22,12 +22,14 @@ MOST_ON_CPU, MOST_ELSEWHERE = (300, 300), (1024, 256)
 def gains_by_packing(model, settings, input_ids, rows) -> bool:
     """Whether both runs of these prompts are faster in one pass; `rows` (N,) are those of the text tokens."""
     decoder, (most, most_text) = model.get_decoder(), MOST_ON_CPU if input_ids.is_cpu else MOST_ELSEWHERE
-    depth = decoder.config.num_hidden_layers
+    depth, strength = decoder.config.num_hidden_layers, (settings.alpha, settings.beta)
     return (
         input_ids.numel() + len(rows) <= most
         and len(rows) <= most_text
         and 4 * (depth - max(settings.layers)) <= depth  # a packed text run goes on to the last layer
-        and (isinstance(settings.alpha, torch.Tensor) or (settings.alpha, settings.beta) != (1.0, 0.0))  # bit for bit
+        and (
+            any(isinstance(x, torch.Tensor) for x in strength) or strength != (1.0, 0.0)
+        )  # bit for bit the unfused run
         and len(torch.unique(rows)) == len(input_ids)  # so are rows without an image
         and decoder._compiled_call_impl is None
         and decoder.config._attn_implementation in ("sdpa", "eager")  # which take a mask of any form
@@ -35,12 +37,13 @@ def gains_by_packing(model, settings, input_ids, rows) -> bool:
 
 
 def can_pack(model, plan: PromptFusion, model_inputs: dict, cache) -> bool:
-    """Whether this step of `generate()` is the whole prefill, its cache can forget the text run, and nobody looks on."""
+    """Whether this step of `generate()` is the whole prefill, into a cache that can forget, and nobody looks on."""
     decoder, ids, mask = model.get_decoder(), model_inputs.get("input_ids"), model_inputs.get("attention_mask")
     outputs = ("output_hidden_states", "output_attentions")
     asked = any(model_inputs.get(name) or getattr(decoder.config, name, False) for name in outputs)
     hooks = [h for m in decoder.layers.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
     owners = {getattr(getattr(hook, "func", hook), "__module__", None) or "" for hook in hooks}
+    silent = (f"{__package__}.", "transformers.")  # theirs sleep unless asked
     return (
         type(cache) is DynamicCache
         and bool(cache.layers)
@@ -52,9 +55,7 @@ def can_pack(model, plan: PromptFusion, model_inputs: dict, cache) -> bool:
         and ids.shape[1] >= plan.length
         and (mask is None or mask.ndim == 2)
         and not asked
-        and all(
-            owner.startswith((f"{__package__}.", "transformers.")) for owner in owners
-        )  # theirs sleep unless asked
+        and all(owner.startswith(silent) for owner in owners)
     )
 
 

@@ -2,13 +2,16 @@
 
     OMP_NUM_THREADS=1 python eval/benchmarks/latency.py --json docs/performance.json --page docs/performance.md
     OMP_NUM_THREADS=1 python eval/benchmarks/latency.py --quick             # three cells, about a minute
+    python eval/benchmarks/latency.py --device cuda --json docs/performance.json      # the 7B shape in bf16
 
 Cells that are in the JSON file already are not run again, and `--seconds 300` stops before the cell that would start
 later than that: call it again to go on. Ways, on the same weights (random; a quarter of a 0.5B model, see `SHAPES`):
 
     plain          transformers' own Llava
-    fused          `generate()` of VIFT, top half of the layers
+    fused          `generate()` of VIFT, top half of the layers; short prompts with both runs in one pass
+    apart          the same with the text run always in a pass of its own
     kept           the same with the prompt's text stream already there (a repeated question; a static vector)
+    answer         `fusion_answer=True`: the answer's own tokens too, one more text run a token
     two_passes     naive fusion: a whole text run with all hidden states, then hooks that add them
     three_passes   the same and a whole unfused run with the image, as in the authors' release
     guidance       `guidance_scale` of transformers, the prompt without its image as the negative one
@@ -17,9 +20,9 @@ later than that: call it again to go on. Ways, on the same weights (random; a qu
 
 The limit of the first token's time over plain: 1 + T l_last c / ((I + T) L c + tower), c = matrix FLOPs of a layer a
 token (attention and head left out), I image and T text tokens, L layers, l_last the highest fused one. Times are CPU
-seconds of one thread, the ways taking turns; ratios are medians over rounds (`ONCE`: of one). Decoding is timed again
-in the cells `DECODE`, over 234 tokens. Memory is the highest sum of PyTorch's allocations during a call, weights and
-inputs not counted.
+seconds of one thread (on a GPU: of the clock, all work done), the ways taking turns; ratios are medians over rounds
+(`ONCE`: of one). Decoding is timed again in the cells `DECODE`, over 234 tokens. Memory is the highest sum of
+PyTorch's allocations during a call, weights and inputs not counted.
 """
 
 import argparse
@@ -40,7 +43,7 @@ from transformers import AutoModelForImageTextToText, LlavaConfig, LlavaForCondi
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging
 
-from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
+from modeling_vift import TextStreamCache, VIFTConfig, VIFTForConditionalGeneration
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE, CAPTION = 5, 32
@@ -56,33 +59,47 @@ VISION = {
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 512}
 SHAPES = {  # (language model, tower)
     "0.5B/4": (TEXT, VISION),
+    "7B": (VIFTConfig().text_config.to_dict(), VIFTConfig().vision_config.to_dict()),
     "tiny": (TEXT | SMALL | {"num_attention_heads": 2}, VISION | {"num_attention_heads": 2} | SMALL),
 }
-WAYS = ("plain", "fused", "kept", "two_passes", "three_passes", "guidance", "caption", "repeng")
-ONCE = ("three_passes", "caption")  # far slower: one round, no memory
+WAYS = ("plain", "fused", "apart", "kept", "answer", "two_passes", "three_passes", "guidance", "caption", "repeng")
+ONCE = ("three_passes", "caption", "answer")  # far slower: one round, no memory
 
 
 def grid() -> list[tuple]:
-    """(model, image tokens, text tokens, batch, tower included)."""
-    whole = [("0.5B/4", i, t, 1, False) for i in (64, 256, 729) for t in (16, 64, 256)]
-    whole += [("0.5B/4", 2916, 64, 1, False), ("0.5B/4", 64, 64, 1, True)]
-    whole += [("0.5B/4", i, t, b, False) for i, t, b in ((64, 16, 4), (64, 64, 4), (256, 64, 4), (64, 16, 16))]
+    """(model, image tokens, text tokens, batch, tower included); at most `MOST` tokens, the tower at batch 1 only."""
+    sizes = itertools.product((1, 4, 16), (64, 256, 729, 2916), (16, 64, 256))
+    whole = [("0.5B/4", i, t, b, False) for b, i, t in sizes if b * (i + t) <= MOST]
+    whole += [("0.5B/4", i, t, 1, True) for i in (64, 256, 729) for t in (16, 64, 256)]
     return whole + [("micro", 9, t, b, True) for t in (16, 64) for b in (1, 4, 16)]
 
 
+def gpu_grid() -> list[tuple]:
+    whole = [("7B", i, t, b, False) for b in (1, 4) for i in (64, 256, 729) for t in (16, 64, 256)]
+    return whole + [("7B", 729, 64, 1, True), ("7B", 729, 64, 16, False)]
+
+
+MOST, LARGE = 3200, 1000  # tokens; large cells are not packed and go without `apart`, and without `answer`
 DECODE = [("0.5B/4", 64, 64, 1, False), ("0.5B/4", 729, 64, 1, False), ("0.5B/4", 64, 64, 4, False),
-          ("micro", 9, 16, 1, True), ("micro", 9, 64, 16, True)]  # fmt: skip
+          ("micro", 9, 16, 1, True), ("micro", 9, 64, 16, True), ("7B", 729, 64, 1, False)]  # fmt: skip
 QUICK = [("0.5B/4", 64, 64, 1, False), ("0.5B/4", 256, 64, 1, False), ("micro", 9, 16, 1, True)]
 
 
 class Clock(LogitsProcessor):
-    """Notes the CPU time at which each token's logits are there."""
+    """Notes the time at which each token's logits are there: this process's on a CPU, the clock's on a GPU."""
 
-    def __init__(self):
-        self.start, self.stamps = time.process_time(), []
+    def __init__(self, device: str = "cpu"):
+        self.device, self.stamps = device, []
+        self.start = self.now()
+
+    def now(self) -> float:
+        if self.device == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
 
     def __call__(self, input_ids, scores):
-        self.stamps.append(time.process_time())
+        self.stamps.append(self.now())
         return scores
 
     @property
@@ -96,7 +113,7 @@ class Clock(LogitsProcessor):
         return [after - before for before, after in itertools.pairwise(self.stamps)]
 
 
-def build(shape: str, image_tokens: int):
+def build(shape: str, image_tokens: int, device: str):
     """(VIFT, Llava of transformers with the same weights: the same tensors, other modules)."""
     if shape == "micro":
         path = ROOT / "checkpoints" / "vift-micro"
@@ -107,10 +124,12 @@ def build(shape: str, image_tokens: int):
         vision = vision | {"image_size": vision["patch_size"] * round(image_tokens**0.5)}
         config = VIFTConfig(
             vision_config=vision, text_config=text, image_token_index=IMAGE, image_seq_length=image_tokens,
-            vision_feature_layer=-1, tie_word_embeddings=True,
+            vision_feature_layer=-1, tie_word_embeddings=text["tie_word_embeddings"],
         )  # fmt: skip
         torch.manual_seed(0)
-        fused = VIFTForConditionalGeneration(config)
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        with torch.device(device):
+            fused = VIFTForConditionalGeneration._from_config(config, dtype=dtype)
     given = {name: value for name, value in config.to_dict().items() if name in LlavaConfig().to_dict()}
     with torch.device("meta"):
         plain = LlavaForConditionalGeneration(LlavaConfig(**(given | {"model_type": "llava"})))
@@ -130,8 +149,9 @@ def build(shape: str, image_tokens: int):
 class Cell:
     """One prompt shape, asked in every way; `run(way, tokens)` gives the `Clock` of one call."""
 
-    def __init__(self, shape, image_tokens, text_tokens, batch, tower):
-        self.fused, self.plain = build(shape, image_tokens)
+    def __init__(self, shape, image_tokens, text_tokens, batch, tower, device="cpu"):
+        self.fused, self.plain = build(shape, image_tokens, device)
+        self.device = device
         config = self.fused.config
         self.layers, self.image_tokens = config.text_config.num_hidden_layers, image_tokens
         self.band = list(range(self.layers // 2, self.layers))
@@ -140,20 +160,22 @@ class Cell:
         text = torch.randint(low, config.text_config.vocab_size, (batch, text_tokens), generator=random)
         before = text_tokens // 4  # a system prompt
         pictures = torch.full((batch, image_tokens), config.image_token_id)
-        ids = torch.cat([text[:, :before], pictures, text[:, before:]], dim=1)
+        ids = torch.cat([text[:, :before], pictures, text[:, before:]], dim=1).to(device)
+        text = text.to(device)
         self.text = {"input_ids": text, "attention_mask": torch.ones_like(text)}
         self.prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         self.columns = [*range(before), *range(before + image_tokens, ids.shape[1])]
         size, batch_of = config.vision_config.image_size, {"generator": random}
-        pixels = torch.rand(batch, 3, size, size, **batch_of)
-        features = torch.randn(batch, image_tokens, config.text_config.hidden_size, **batch_of) * 0.02
+        here = (device, self.fused.dtype)
+        pixels = torch.rand(batch, 3, size, size, **batch_of).to(*here)
+        features = (torch.randn(batch, image_tokens, config.text_config.hidden_size, **batch_of) * 0.02).to(*here)
         self.image = lambda: (
             {"pixel_values": pixels}
             if tower
             else {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=list(features))}}
         )
         self.stream = self.fused.text_stream(**self.prompt, fusion_layers=self.band)
-        self.vectors = {layer: torch.randn(config.text_config.hidden_size) for layer in self.band}
+        self.vectors = {layer: torch.randn(config.text_config.hidden_size).to(*here) for layer in self.band}
         self.limit = self._limit(config, text_tokens, tower)
 
     def _limit(self, config, text_tokens: int, tower: bool) -> float:
@@ -167,15 +189,16 @@ class Cell:
 
     @torch.no_grad()
     def run(self, way: str, tokens: int) -> Clock:
-        clock = Clock()
+        clock = Clock(self.device)
         greedy = {"max_new_tokens": tokens, "do_sample": False, "logits_processor": [clock]}
         ask = functools.partial(self.plain.generate, **self.prompt, **self.image(), **greedy)
         if way == "plain":
             ask()
-        elif way in ("fused", "kept"):
+        elif way in ("fused", "apart", "kept", "answer"):
             fusion = {"fusion": True, "alpha": 1.0, "beta": 0.1, "fusion_layers": self.band}
-            stream = {"text_stream": self.stream} if way == "kept" else {}
-            self.fused.generate(**self.prompt, **self.image(), **greedy, **fusion, **stream)
+            fusion["fusion_answer"] = way == "answer"
+            stream = {"apart": TextStreamCache(0), "kept": self.stream}.get(way)
+            self.fused.generate(**self.prompt, **self.image(), **greedy, **fusion, text_stream=stream)
         elif way in ("two_passes", "three_passes"):
             states = self.plain(**self.text, output_hidden_states=True).hidden_states
             if way == "three_passes":
@@ -222,6 +245,11 @@ class Cell:
         """Bytes."""
         from torch.profiler import ProfilerActivity, profile
 
+        if self.device != "cpu":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            self.run(way, 2)
+            return torch.cuda.max_memory_allocated() - before
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
             self.run(way, 2)
         events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -283,7 +311,7 @@ def decode(cell: Cell, calls: int = 6, tokens: int = 40) -> float:
 def summary(cells: dict, decoded: dict) -> dict:
     """Geometric means over the cells."""
     mean = lambda values: round(statistics.geometric_mean(values), 4)  # noqa: E731
-    rivals = [way for way in WAYS[3:] if any(way in cell["ttft"] for cell in cells.values())]
+    rivals = [way for way in WAYS[WAYS.index("two_passes") :] if any(way in cell["ttft"] for cell in cells.values())]
     asked = lambda way: [cell for cell in cells.values() if way in cell["ttft"]]  # noqa: E731
     overhead = lambda cell, way: cell["ttft"][way] - 1  # noqa: E731
     return {
@@ -308,15 +336,14 @@ def summary(cells: dict, decoded: dict) -> dict:
 
 
 def summarize(report: dict) -> None:
-    """Sorts the cells and writes the figures over them into the report; the micro model's apart."""
-    small = {name: cell for name, cell in report["cells"].items() if name.startswith("micro")}
-    large = {name: cell for name, cell in report["cells"].items() if name not in small}
-    report["cells"] = {**large, **small}
-    for key, part in (("cpu", large), ("cpu_micro", small)):
+    """Sorts the cells and writes the figures over them into the report: CPU, the micro model there, GPU."""
+    parts = {"cpu": {}, "cpu_micro": {}, "gpu": {}}
+    for name, cell in report["cells"].items():
+        parts[{"micro": "cpu_micro", "7B": "gpu"}.get(name.split()[0], "cpu")][name] = cell
+    report["cells"] = {name: cell for part in parts.values() for name, cell in part.items()}
+    for key, part in parts.items():
         if part:
             report[key] = summary(part, {name: x for name, x in report["decode"].items() if name in part})
-    machine = f"one thread of {os.cpu_count()} cores, {platform.machine()}, fp32, torch {torch.__version__}"
-    report["machine"] = machine
 
 
 def table(cells: dict) -> str:
@@ -340,7 +367,15 @@ def plot(cells: dict, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(9, 0.34 * len(cells) + 1.4), layout="constrained")
-    marks = {"two_passes": "s", "three_passes": "D", "guidance": "^", "caption": "v", "repeng": "x", "kept": "o"}
+    marks = {
+        "two_passes": "s",
+        "three_passes": "D",
+        "guidance": "^",
+        "caption": "v",
+        "repeng": "x",
+        "kept": "o",
+        "apart": "o",
+    }
     places = range(len(cells))
     for way, mark in marks.items():
         values = [cell["ttft"].get(way) for cell in cells.values()]
@@ -363,6 +398,7 @@ def plot(cells: dict, path: Path) -> None:
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="three cells")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="cuda: the 7B shape")
     parser.add_argument("--cell", nargs=5, metavar=("MODEL", "IMAGE", "TEXT", "BATCH", "TOWER"), help="this one only")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--tokens", type=int, default=12, help="new tokens a call")
@@ -374,7 +410,8 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     logging.set_verbosity_error()
     torch.set_num_threads(1)
-    cells = QUICK if args.quick else grid()
+    gpu = args.device == "cuda"
+    cells = QUICK if args.quick else gpu_grid() if gpu else grid()
     if args.cell:
         cells = [(args.cell[0], *map(int, args.cell[1:4]), args.cell[4] in ("1", "tower"))]
     ways = [way for way in WAYS if way in args.ways and (way != "repeng" or repeng())]
@@ -390,17 +427,22 @@ def main(argv=None) -> None:
         if time.monotonic() - start > args.seconds:
             print("stopped in time; call again to go on")
             break
-        asked = Cell(*cell)
+        asked = None  # before the next model is made
+        asked = Cell(*cell, args.device)
         if name not in report["cells"]:
-            report["cells"][name] = measure(asked, ways, args.tokens, args.cell_seconds)
+            large = asked.prompt["input_ids"].numel() > LARGE
+            asked_ways = [way for way in ways if not (large and way in ("apart", "answer"))]
+            report["cells"][name] = measure(asked, asked_ways, args.tokens, args.cell_seconds)
         if decoding:
             report["decode"][name] = decode(asked)
         print(name, json.dumps(report["cells"][name]), report["decode"].get(name, ""), flush=True)
         summarize(report)
+        where = torch.cuda.get_device_name() + ", bf16" if gpu else f"one thread of {os.cpu_count()} cores, fp32"
+        report["machine_gpu" if gpu else "machine"] = f"{where}, {platform.machine()}, torch {torch.__version__}"
         if args.json:
             args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(table(report["cells"]))
-    print(json.dumps({key: report[key] for key in ("cpu", "cpu_micro") if key in report}, indent=1))
+    print(json.dumps({key: report[key] for key in ("cpu", "cpu_micro", "gpu") if key in report}, indent=1))
     if args.page:
         shown = re.sub(
             r"(<!-- table -->\n).*?(<!-- end -->)",

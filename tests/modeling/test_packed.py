@@ -71,6 +71,20 @@ def test_what_is_left_in_the_cache_is_the_prompt_with_image(model):
     assert not torch.allclose(logits_of(out), logits_of(unfused))
 
 
+@pytest.mark.parametrize(
+    "knobs", [{"beta": [0.4, 0.1]}, {"alpha": [1.0, 0.9], "beta": 0.0}, {"alpha": 1.0, "beta": [0.0, 0.3]}]
+)
+def test_a_coefficient_for_each_row(model, knobs):
+    inputs, knobs = (
+        batch_inputs((0, 3)),
+        STRONG | {name: torch.tensor(v) if isinstance(v, list) else v for name, v in knobs.items()},
+    )
+    packed = model.generate(**inputs, **GREEDY, **DETAILS, **knobs)
+    assert len(model.packed) == 1
+    apart = model.generate(**inputs, **GREEDY, **DETAILS, **knobs, text_stream=TextStreamCache(0))
+    torch.testing.assert_close(logits_of(packed), logits_of(apart), rtol=1e-9, atol=1e-9)
+
+
 def test_text_before_the_image_runs_once_with_after_image(model):
     model.generate(**row_inputs(0), **GREEDY, **STRONG, fusion_span="after_image")
     assert model.packed == [(1, 11 + 4)], "3 of 7 text tokens stand before the image"
@@ -137,6 +151,12 @@ def test_long_prompts_are_not_packed(model, monkeypatch):
     monkeypatch.setattr(packed_vift, "MOST_ON_CPU", (17, 17))
     model.generate(**row_inputs(0), **GREEDY, **STRONG)
     assert not model.packed and model.passes == [(1, 7)], "11 tokens and 7 of text are 18"
+    monkeypatch.setattr(packed_vift, "MOST_ON_CPU", (18, 18))
+    model.generate(**row_inputs(0), **GREEDY, **STRONG)
+    assert len(model.packed) == 1
+    monkeypatch.setattr(packed_vift, "MOST_ON_CPU", (18, 6))
+    model.generate(**row_inputs(0), **GREEDY, **STRONG)
+    assert len(model.packed) == 1 and model.passes == [(1, 7)] * 2
 
 
 def test_an_answer_fused_throughout_packs_its_prompt(model):
