@@ -232,6 +232,7 @@ class PromptFusion:
         batch_size (`int`): B before any expansion for beams or return sequences.
         length (`int`): S, the tokens of the prompt.
         pending (`PendingRun`, *optional*): a text run that may be packed into the prefill.
+        streams (`GrowingStreams`, *optional*): the text run of an answer that is fused too.
     """
 
     settings: FusionSettings
@@ -243,6 +244,7 @@ class PromptFusion:
     batch_size: int
     length: int = 0
     pending: PendingRun | None = None
+    streams: object = None
 
     def at(self, batch_size: int, length: int, offset: int) -> "PromptFusion | None":
         """The part that falls on tokens offset ... offset + length - 1 of a batch expanded to `batch_size` rows."""

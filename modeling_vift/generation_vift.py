@@ -37,7 +37,7 @@ from .fusion_vift import (
     text_positions,
 )
 from .packed_vift import PackedFusion, can_pack, gains_by_packing
-from .streams_vift import TextStreamCache
+from .streams_vift import GrowingStreams, TextStreamCache
 
 # (model, PromptFusion or None) of the generate() that is running in this thread
 _RUNNING = ContextVar("vift_running_generate", default=(None, None))
@@ -177,6 +177,8 @@ class FusedGeneration:
                 kwargs.setdefault("disable_compile", True)  # a compiled decode would be another graph at each step
                 if hasattr(text_stream, "states"):
                     raise ValueError("text_stream holds the prompt's text run only: with fusion_answer=True pass none")
+                if not hasattr(self.base_model, "get_rope_index"):  # a model with M-RoPE makes its own positions
+                    text_stream = GrowingStreams(CACHE, input_ids.device)
             if settings is not None and not resumed and is_one_of(input_ids, self._image_ids()).any():
                 if new_ids_only:
                     raise ValueError(
@@ -217,7 +219,8 @@ class FusedGeneration:
             if grown:  # by the answer's tokens
                 mask = kwargs.get("attention_mask")  # generate() drops one without zeros
                 mask = torch.ones_like(input_ids) if mask is None else mask
-                plan = self._plan_fusion(plan.settings, input_ids, mask, expand=len(input_ids) // plan.batch_size)
+                expand = len(input_ids) // plan.batch_size
+                plan = self._plan_fusion(plan.settings, input_ids, mask, plan.streams, expand)
             if plan is None:  # another prompt than generate()'s, as guidance has
                 return model_inputs
             tokens = model_inputs["inputs_embeds" if model_inputs.get("input_ids") is None else "input_ids"]
@@ -275,7 +278,7 @@ class FusedGeneration:
         # sharded and offloaded modules must finish their forward; autograd's checkpoints too
         whole = torch.is_grad_enabled() or any(hasattr(self, name) for name in ("_hf_hook", *SHARDED))
         recorder = LayerRecorder(layers, rows, columns, stop_early=not whole)
-        model_inputs |= {"use_cache": False, "logits_to_keep": 1, "fusion": recorder}
+        model_inputs = {"use_cache": False} | model_inputs | {"logits_to_keep": 1, "fusion": recorder}
         with _running(self, None), suppress(StopForward):
             self(**model_inputs)
         if missing := set(layers) - set(recorder.states):
@@ -307,7 +310,7 @@ class FusedGeneration:
             value = getattr(settings, name)
             if isinstance(value, torch.Tensor) and len(value) * expand != batch_size:
                 raise ValueError(f"{name} has {len(value)} values, the batch has {batch_size} rows")
-        pending = None
+        pending, streams = None, stream
         if may_pack and gains_by_packing(self, settings, input_ids, rows):
             run = partial(self.text_stream, input_ids, prompt_mask, list(settings.layers))
             pending = PendingRun(run, rows, columns, is_one_of(input_ids, image_ids).int().argmax(dim=1))
@@ -337,7 +340,7 @@ class FusedGeneration:
         source = (target >= 0).nonzero().flatten()
         states = {} if pending else {layer: stream.states[layer] for layer in settings.layers}
         places = rows[source], target[source], source
-        return PromptFusion(settings, states, image_states, *places, batch_size, input_ids.shape[1], pending)
+        return PromptFusion(settings, states, image_states, *places, batch_size, input_ids.shape[1], pending, streams)
 
     def _image_ids(self) -> list[int]:
         """Placeholder ids of images and, where the model has them, of videos."""

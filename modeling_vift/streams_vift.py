@@ -1,13 +1,17 @@
-"""Text streams of questions asked before: with `generate(text_stream=cache)` the text pass of a question runs once.
+"""Text streams that were run before: of questions asked again, and of an answer without its last token.
 
 h(q) depends on the ids of the text and on the weights, not on the image, `alpha`, `beta`, rule or span of the fusion
-(arXiv 2502.11427). Nothing is kept unless a `TextStreamCache` is handed in, for streams take memory between calls.
+(arXiv 2502.11427). With `generate(text_stream=TextStreamCache())` the text pass of a question runs once; nothing is
+kept otherwise, for streams take memory between calls. `GrowingStreams` live as long as one `generate()`.
 Shapes: T text tokens of one prompt, D hidden size.
 """
 
 import threading
 import weakref
 from collections import OrderedDict
+
+import torch
+from transformers import DynamicCache
 
 
 def _weights(model) -> list:
@@ -60,3 +64,43 @@ class TextStreamCache:
             while self.bytes > self.max_bytes:
                 self.bytes -= sum(state.nbytes for state in self.streams.popitem(last=False)[1].values())
         return found | ran
+
+
+class GrowingStreams:
+    """
+    The text run of prompts and their answers so far (`fusion_answer`), a token longer at each call, with a KV cache.
+
+    Beams may change places between calls. Texts that are not the last ones with one token more are run from the start.
+    """
+
+    def __init__(self, cache_name: str, device: torch.device):
+        self.cache_name, self.device = cache_name, device
+        self.streams, self.mask, self.cache = {}, None, None  # ids -> layer -> (T, D), in the cache's order
+
+    def get(self, model, layers: tuple, texts, run) -> dict:
+        """ids -> layer -> (T, D) for each of `texts` (tuples of ids); `run` is not used."""
+        device = self.device
+        before = {text: place for place, text in enumerate(self.streams)}
+        places = [before.get(text[:-1]) for text in texts]
+        if None in places:
+            self.cache, sizes = DynamicCache(config=model.config.get_text_config()), [len(text) for text in texts]
+            width = max(sizes)
+            self.mask = torch.tensor([[0] * (width - size) + [1] * size for size in sizes], device=device)
+            ids = torch.tensor([[0] * (width - len(text)) + list(text) for text in texts], device=device)
+            kept = [{} for _ in texts]
+        else:
+            index = torch.tensor(places, device=device)
+            self.cache.batch_select_indices(index)
+            self.mask = torch.cat([self.mask[index], self.mask.new_ones(len(texts), 1)], dim=1)
+            ids, sizes = torch.tensor([text[-1:] for text in texts], device=device), [1] * len(texts)
+            kept = [self.streams[text[:-1]] for text in texts]
+        fresh = self.mask[:, -ids.shape[1] :]
+        positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        given = {"input_ids": ids, "attention_mask": self.mask, "position_ids": positions, self.cache_name: self.cache}
+        states = model._record(layers, *fresh.nonzero(as_tuple=True), use_cache=True, **given)
+        new = zip(*(states[layer].split(sizes) for layer in layers))
+        self.streams = {
+            text: {layer: torch.cat([old[layer], part]) if old else part for layer, part in zip(layers, parts)}
+            for text, old, parts in zip(texts, kept, new)
+        }
+        return self.streams

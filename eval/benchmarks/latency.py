@@ -11,7 +11,7 @@ later than that: call it again to go on. Ways, on the same weights (random; a qu
     fused          `generate()` of VIFT, top half of the layers; short prompts with both runs in one pass
     apart          the same with the text run always in a pass of its own
     kept           the same with the prompt's text stream already there (a repeated question; a static vector)
-    answer         `fusion_answer=True`: the answer's own tokens too, one more text run a token
+    answer         `fusion_answer=True`: the answer's own tokens too; only in the decoding timed apart
     two_passes     naive fusion: a whole text run with all hidden states, then hooks that add them
     three_passes   the same and a whole unfused run with the image, as in the authors' release
     guidance       `guidance_scale` of transformers, the prompt without its image as the negative one
@@ -21,7 +21,7 @@ later than that: call it again to go on. Ways, on the same weights (random; a qu
 The limit of the first token's time over plain: 1 + T l_last c / ((I + T) L c + tower), c = matrix FLOPs of a layer a
 token (attention and head left out), I image and T text tokens, L layers, l_last the highest fused one. Times are CPU
 seconds of one thread (on a GPU: of the clock, all work done), the ways taking turns; ratios are medians over rounds
-(`ONCE`: of one). Decoding is timed again in the cells `DECODE`, over 234 tokens. Memory is the highest sum of
+(`ONCE`: of one). Decoding is timed apart in the cells `DECODE`, over 234 tokens. Memory is the highest sum of
 PyTorch's allocations during a call, weights and inputs not counted.
 """
 
@@ -63,7 +63,7 @@ SHAPES = {  # (language model, tower)
     "tiny": (TEXT | SMALL | {"num_attention_heads": 2}, VISION | {"num_attention_heads": 2} | SMALL),
 }
 WAYS = ("plain", "fused", "apart", "kept", "answer", "two_passes", "three_passes", "guidance", "caption", "repeng")
-ONCE = ("three_passes", "caption", "answer")  # far slower: one round, no memory
+ONCE = ("three_passes", "caption")  # far slower: one round, no memory
 
 
 def grid() -> list[tuple]:
@@ -79,7 +79,7 @@ def gpu_grid() -> list[tuple]:
     return whole + [("7B", 729, 64, 1, True), ("7B", 729, 64, 16, False)]
 
 
-MOST, LARGE = 3200, 1000  # tokens; large cells are not packed and go without `apart`, and without `answer`
+MOST, LARGE = 3200, 1000  # tokens; large cells are not packed and go without `apart`
 DECODE = [("0.5B/4", 64, 64, 1, False), ("0.5B/4", 729, 64, 1, False), ("0.5B/4", 64, 64, 4, False),
           ("micro", 9, 16, 1, True), ("micro", 9, 64, 16, True), ("7B", 729, 64, 1, False)]  # fmt: skip
 QUICK = [("0.5B/4", 64, 64, 1, False), ("0.5B/4", 256, 64, 1, False), ("micro", 9, 16, 1, True)]
@@ -299,13 +299,14 @@ def measure(cell: Cell, ways, tokens: int, seconds: float, rounds=(3, 15)) -> di
     }
 
 
-def decode(cell: Cell, calls: int = 6, tokens: int = 40) -> float:
-    """A decoded token of the fused model over plain: medians of all steps of several calls, taken in turn."""
-    steps: dict = {"plain": [], "fused": []}
+def decode(cell: Cell, calls: int = 6, tokens: int = 40) -> dict:
+    """A decoded token over plain, fused and with `fusion_answer`: medians of all steps of calls taken in turn."""
+    steps: dict = {"plain": [], "fused": [], "answer": []}
     for number in range(calls):
         for way in list(steps)[:: 1 - 2 * (number % 2)]:
             steps[way] += cell.run(way, tokens).steps
-    return round(statistics.median(steps["fused"]) / statistics.median(steps["plain"]), 4)
+    plain, *others = (statistics.median(found) for found in steps.values())
+    return {way: round(median / plain, 4) for way, median in zip(("fused", "answer"), others, strict=True)}
 
 
 def summary(cells: dict, decoded: dict) -> dict:
@@ -320,7 +321,8 @@ def summary(cells: dict, decoded: dict) -> dict:
         "ttft_over_plain": mean(cell["ttft"]["fused"] for cell in cells.values()),
         "ttft_over_limit_worst": max(round(cell["ttft"]["fused"] / cell["limit"], 4) for cell in cells.values()),
         "kept_ttft_over_plain": mean(cell["ttft"]["kept"] for cell in cells.values()),
-        "decode_over_plain": mean(decoded.values()) if decoded else None,
+        "decode_over_plain": mean(found["fused"] for found in decoded.values()) if decoded else None,
+        "answer_decode_over_plain": mean(found["answer"] for found in decoded.values()) if decoded else None,
         "token_of_grid_over_plain": mean(cell["token"]["fused"] for cell in cells.values()),
         "peak_memory_over_plain": mean(cell["peak"]["fused"] for cell in cells.values()),
         "naive_overhead_over_fused_least": round(
@@ -430,9 +432,10 @@ def main(argv=None) -> None:
         asked = None  # before the next model is made
         asked = Cell(*cell, args.device)
         if name not in report["cells"]:
-            large = asked.prompt["input_ids"].numel() > LARGE
-            asked_ways = [way for way in ways if not (large and way in ("apart", "answer"))]
-            report["cells"][name] = measure(asked, asked_ways, args.tokens, args.cell_seconds)
+            skipped = ("apart", "answer") if asked.prompt["input_ids"].numel() > LARGE else ("answer",)
+            report["cells"][name] = measure(
+                asked, [way for way in ways if way not in skipped], args.tokens, args.cell_seconds
+            )
         if decoding:
             report["decode"][name] = decode(asked)
         print(name, json.dumps(report["cells"][name]), report["decode"].get(name, ""), flush=True)

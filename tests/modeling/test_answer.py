@@ -88,6 +88,22 @@ def test_beams_equal_beams_of_the_row_alone_and_their_scores_are_those_of_scorin
             assert log_p.item() == pytest.approx(alone.sequences_scores[i].item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_text_run_goes_on_with_the_answer(model, beams, monkeypatch):
+    """After the first pass each step runs one token of each different text, whatever becomes of the beams."""
+    shapes, record = [], model._record
+
+    def counting(layers, rows, columns, **inputs):
+        shapes.append(tuple(inputs["input_ids"].shape))
+        return record(layers, rows, columns, **inputs)
+
+    monkeypatch.setattr(model, "_record", counting)
+    model.generate(**batch_inputs((0, 1, 3)), **GREEDY, **THROUGHOUT, num_beams=beams)
+    assert shapes[0] == (3, 7) and len(shapes) == 6
+    assert all(width == 1 and rows <= 3 * beams for rows, width in shapes[1:]), shapes
+    assert max(rows for rows, _ in shapes) == 3 * beams
+
+
 def test_an_answer_that_is_continued_on_its_cache_equals_one_in_one_go(model):
     whole = model.generate(**row_inputs(0), **GREEDY, **THROUGHOUT)
     cache = DynamicCache(config=model.config.get_text_config())

@@ -127,6 +127,24 @@ def test_alpha_one_beta_zero_and_detached_are_the_native_model_bit_for_bit(famil
         model.generate(**inputs, **GREEDY, beta=0.1)
 
 
+@every_family
+def test_a_fused_answers_tokens_are_the_last_of_longer_prompts(family):
+    model = family.model()
+    inputs = family.batch(model)
+    attach_fusion(model, **(family.attach or {}))
+    width = inputs["input_ids"].shape[1]
+    out = model.generate(**inputs, **GREEDY, **DETAILS, **STRONG, fusion_answer=True)
+    prompt_only = model.generate(**inputs, **GREEDY, **DETAILS, **STRONG)
+    assert not torch.allclose(prompt_only.logits[1], out.logits[1])
+    for step in range(1, len(out.logits)):
+        tokens = {"input_ids": out.sequences[:, : width + step]}
+        for name, value in inputs.items():  # masks and types of tokens
+            if name != "input_ids" and value.shape == inputs["input_ids"].shape:
+                tokens[name] = torch.cat([value, torch.full((len(value), step), int("mask" in name))], dim=1)
+        longer = model.generate(**inputs | tokens, **GREEDY | {"max_new_tokens": 1}, **DETAILS, **STRONG)
+        torch.testing.assert_close(longer.logits[0], out.logits[step], rtol=1e-4, atol=1e-5)
+
+
 def test_a_video_leaves_the_text_stream_like_an_image():
     model = one.model()
     inputs = one.batch(model, rows=(0,))
