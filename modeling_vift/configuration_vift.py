@@ -51,8 +51,8 @@ class VIFTConfig(LlavaConfig):
         fusion_norm (`bool`, defaults to `False`):
             Rescale each fused hidden state to the norm it had before.
         fusion_answer (`bool`, defaults to `False`):
-            Fuse the answer's own tokens too, as they are decoded (the paper fuses the prompt only). Each step then
-            costs one more text run, up to the highest fused layer. Not with rules that read an image run.
+            Fuse the answer's own tokens too, as they are decoded (the paper fuses the prompt only). Each token then
+            goes through the text run as well, up to the highest fused layer. Not with rules that read an image run.
         fusion_presets (`dict[str, dict]`):
             Named overrides: `generate(..., fusion="reasoning")`.
         image_wrapper_token_ids (`list[int]`, defaults to `[]`):

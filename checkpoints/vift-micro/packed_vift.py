@@ -21,7 +21,7 @@ MOST_ON_CPU, MOST_ELSEWHERE = (300, 300), (1024, 256)
 
 def gains_by_packing(model, settings, input_ids, rows) -> bool:
     """Whether both runs of these prompts are faster in one pass; `rows` (N,) are those of the text tokens."""
-    decoder, (most, most_text) = model.get_decoder(), MOST_ON_CPU if input_ids.is_cpu else MOST_ELSEWHERE
+    decoder, (most, most_text) = model.get_decoder(), MOST_ON_CPU if model.device.type == "cpu" else MOST_ELSEWHERE
     depth, strength = decoder.config.num_hidden_layers, (settings.alpha, settings.beta)
     return (
         input_ids.numel() + len(rows) <= most
