@@ -325,9 +325,11 @@ def summary(cells: dict, decoded: dict) -> dict:
         "answer_decode_over_plain": mean(found["answer"] for found in decoded.values()) if decoded else None,
         "token_of_grid_over_plain": mean(cell["token"]["fused"] for cell in cells.values()),
         "peak_memory_over_plain": mean(cell["peak"]["fused"] for cell in cells.values()),
-        "naive_overhead_over_fused_least": round(
-            min(overhead(cell, "two_passes") / max(overhead(cell, "fused"), 1e-3) for cell in cells.values()), 2
-        ),
+        "naive_overhead_over_fused_least": {
+            way: round(min(overhead(cell, way) / max(overhead(cell, "fused"), 1e-3) for cell in asked(way)), 2)
+            for way in ("two_passes", "three_passes")
+            if asked(way)
+        },
         "ttft_of_others": {way: mean(cell["ttft"][way] for cell in asked(way)) for way in rivals},
         "token_of_others": {way: mean(cell["token"][way] for cell in asked(way)) for way in rivals},
         "slower_than": {
