@@ -154,7 +154,10 @@ def test_another_transformers_is_refused_with_the_range(version, monkeypatch):
 
 
 def test_remote_code_is_short():
-    assert sum(len(file.read_text().splitlines()) for file in CODE.glob("*.py")) < 1550
+    """What a checkpoint carries, and what is for other models besides."""
+    lines = {file.name: len(file.read_text().splitlines()) for file in CODE.glob("*.py")}
+    others = [lines.pop(name) for name in ("__init__.py", "attach_vift.py", "generate.py")]
+    assert sum(lines.values()) < 1500 and sum(others) < 200
 
 
 def test_the_default_config_is_the_7b_model():
