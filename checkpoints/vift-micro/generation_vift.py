@@ -138,7 +138,7 @@ class FusedGeneration:
             fusion_layers, fusion_rule, fusion_span, fusion_norm, fusion_answer: see `VIFTConfig`.
             text_stream (`TextStream` or `TextStreamCache`, *optional*):
                 What to fuse in place of this prompt's own text run, see `text_stream()`; or where the runs of
-                questions asked before are kept.
+                questions asked before are kept (not with `fusion_answer`).
             kwargs: everything `generate()` and the processor know.
 
         Raises:
