@@ -135,8 +135,8 @@ class PackedFusion:
             lowest = torch.finfo(embeds.dtype).min
             seen = torch.zeros(seen.shape, dtype=embeds.dtype, device=device).masked_fill_(~seen, lowest)
         positions = torch.cat([positions.expand(batch_size, -1), self.positions.to(positions.device)], dim=1)
-        packed = {"inputs_embeds": torch.cat([embeds, text], 1), "position_ids": positions}
-        return kwargs | packed | {"attention_mask": seen[:, None]}
+        both = {"inputs_embeds": torch.cat([embeds, text], dim=1), "position_ids": positions}
+        return kwargs | both | {"attention_mask": seen[:, None]}
 
     def unpack(self, cache: DynamicCache, output):
         """The language model's output, and its cache, without the text run."""
