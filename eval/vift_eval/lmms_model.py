@@ -11,6 +11,7 @@ out of the scores and listed in the results file. The results file gets a sectio
 task, model revision and fingerprint, package versions, failed requests.
 """
 
+import atexit
 import contextlib
 import functools
 import hashlib
@@ -119,6 +120,9 @@ class VIFT(lmms):
         self.interventions = {"knock_out": knock_out, "skip": skip, "skip_tokens": skip_tokens}
         with self._intervened():  # and a bad window here
             pass
+        # lmms-eval ends in a barrier and leaves its group open. A thread of gloo that still holds the barrier's tensor
+        # while Python shuts down aborts the process (torch 2.13).
+        atexit.register(PartialState().destroy_process_group)
         self.record = {
             "model": {
                 "pretrained": str(pretrained),

@@ -144,6 +144,7 @@ def main(argv: list[str] | None = None) -> None:
         trainer.save_model(args.output_dir)
         if args.push_to_hub:
             trainer.push_to_hub()
+        trainer.accelerator.end_training()  # or a thread of gloo may abort while Python shuts down
     except ValueError as error:
         stop(error)
     except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
