@@ -67,10 +67,10 @@ ONCE = ("three_passes", "caption")  # far slower: one round, no memory
 
 
 def grid() -> list[tuple]:
-    """(model, image tokens, text tokens, batch, tower included); at most `MOST` tokens, the tower at batch 1 only."""
-    sizes = itertools.product((1, 4, 16), (64, 256, 729, 2916), (16, 64, 256))
+    """(model, image tokens, text tokens, batch, tower included); at most `MOST` tokens, fewer with the tower."""
+    sizes = list(itertools.product((1, 4, 16), (64, 256, 729, 2916), (16, 64, 256)))
     whole = [("0.5B/4", i, t, b, False) for b, i, t in sizes if b * (i + t) <= MOST]
-    whole += [("0.5B/4", i, t, 1, True) for i in (64, 256, 729) for t in (16, 64, 256)]
+    whole += [("0.5B/4", i, t, b, True) for b, i, t in sizes if b * i <= MOST_PIXELS or (b, i, t) == (1, 2916, 64)]
     return whole + [("micro", 9, t, b, True) for t in (16, 64) for b in (1, 4, 16)]
 
 
@@ -79,7 +79,7 @@ def gpu_grid() -> list[tuple]:
     return whole + [("7B", 729, 64, 1, True), ("7B", 729, 64, 16, False)]
 
 
-MOST, LARGE = 3200, 1000  # tokens; large cells are not packed and go without `apart`
+MOST, MOST_PIXELS, LARGE = 8200, 1024, 1000  # tokens; large cells are not packed and go without `apart`
 DECODE = [("0.5B/4", 64, 64, 1, False), ("0.5B/4", 729, 64, 1, False), ("0.5B/4", 64, 64, 4, False),
           ("micro", 9, 16, 1, True), ("micro", 9, 64, 16, True), ("7B", 729, 64, 1, False)]  # fmt: skip
 QUICK = [("0.5B/4", 64, 64, 1, False), ("0.5B/4", 256, 64, 1, False), ("micro", 9, 16, 1, True)]
@@ -267,7 +267,7 @@ def repeng():
     return repeng
 
 
-def measure(cell: Cell, ways, tokens: int, seconds: float, rounds=(3, 15)) -> dict:
+def measure(cell: Cell, ways, tokens: int, seconds: float, rounds=(2, 15)) -> dict:
     """Ratios to plain of one cell, medians over as many rounds as `seconds` hold."""
     peaks = {way: cell.peak(way) for way in ways if way not in ONCE}  # the first call of each way warms up too
     first, token = ({way: [] for way in ways} for _ in range(2))
@@ -406,7 +406,7 @@ def main(argv=None) -> None:
     parser.add_argument("--cell", nargs=5, metavar=("MODEL", "IMAGE", "TEXT", "BATCH", "TOWER"), help="this one only")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--tokens", type=int, default=12, help="new tokens a call")
-    parser.add_argument("--cell_seconds", type=float, default=20.0, help="more rounds until then; at least three")
+    parser.add_argument("--cell_seconds", type=float, default=20.0, help="more rounds until then; at least two")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no cell after that")
     parser.add_argument("--decode", action="store_true", help="time decoding apart in every cell, not in five only")
     parser.add_argument("--json", type=Path)
