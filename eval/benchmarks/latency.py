@@ -339,10 +339,15 @@ def summary(cells: dict, decoded: dict) -> dict:
     }
 
 
+def name_of(cell: tuple) -> str:
+    return " ".join(map(str, cell[:4])) + (" with tower" if cell[4] else "")
+
+
 def summarize(report: dict) -> None:
     """Sorts the cells and writes the figures over them into the report: CPU, the micro model there, GPU."""
     parts = {"cpu": {}, "cpu_micro": {}, "gpu": {}}
-    for name, cell in report["cells"].items():
+    places = {name_of(cell): place for place, cell in enumerate(grid() + gpu_grid())}
+    for name, cell in sorted(report["cells"].items(), key=lambda item: places.get(item[0], len(places))):
         parts[{"micro": "cpu_micro", "7B": "gpu"}.get(name.split()[0], "cpu")][name] = cell
     report["cells"] = {name: cell for part in parts.values() for name, cell in part.items()}
     for key, part in parts.items():
@@ -370,7 +375,7 @@ def plot(cells: dict, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(9, 0.34 * len(cells) + 1.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 0.24 * len(cells) + 1.4), layout="constrained")
     marks = {
         "two_passes": "s",
         "three_passes": "D",
@@ -387,6 +392,7 @@ def plot(cells: dict, path: Path) -> None:
     axes.scatter([cell["ttft"]["fused"] for cell in cells.values()], places, s=46, color="tab:blue", label="fused")
     axes.scatter([cell["limit"] for cell in cells.values()], places, marker="|", s=160, color="black", label="limit")
     axes.set_yticks(places, list(cells))
+    axes.margins(y=0.5 / len(cells))
     axes.invert_yaxis()
     axes.set_xscale("log")
     ticks = [1, 1.2, 1.5, 2, 3, 5, 10]
@@ -422,9 +428,10 @@ def main(argv=None) -> None:
     report = {"cells": {}, "decode": {}}
     if args.json and args.json.exists():
         report |= json.loads(args.json.read_text())
+        summarize(report)
     start = time.monotonic()
     for cell in cells:
-        name = " ".join(map(str, cell[:4])) + (" with tower" if cell[4] else "")
+        name = name_of(cell)
         decoding = cell in DECODE or args.decode
         if name in report["cells"] and (not decoding or name in report["decode"]):
             continue
@@ -446,6 +453,8 @@ def main(argv=None) -> None:
         report["machine_gpu" if gpu else "machine"] = f"{where}, {platform.machine()}, torch {torch.__version__}"
         if args.json:
             args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(table(report["cells"]))
     print(json.dumps({key: report[key] for key in ("cpu", "cpu_micro", "gpu") if key in report}, indent=1))
     if args.page:
