@@ -1,22 +1,20 @@
 """The latency benchmark compares what it says: equal weights, equal answers, a limit added up by hand, cells kept."""
 
-import importlib.util
+import importlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-FILE = Path(__file__).parents[2] / "eval" / "benchmarks" / "latency.py"
+FOLDER = Path(__file__).parents[2] / "eval" / "benchmarks"
 
 
 @pytest.fixture(scope="module")
 def latency():
-    spec = importlib.util.spec_from_file_location("benchmark_latency", FILE)
-    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)  # as when it is run
+        yield importlib.import_module("latency")
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +22,11 @@ def cell(latency):
     return latency.Cell("tiny", 16, 8, 2, True)
 
 
-def first_logits(cell, latency, way, monkeypatch):
+def first_logits(cell, way, monkeypatch):
     """What the first token is chosen from."""
-    seen, note = [], latency.Clock.__call__
-    monkeypatch.setattr(latency.Clock, "__call__", lambda *args: seen.append(args[2].clone()) or note(*args))
+    clock_of = importlib.import_module("ways").Clock
+    seen, note = [], clock_of.__call__
+    monkeypatch.setattr(clock_of, "__call__", lambda *args: seen.append(args[2].clone()) or note(*args))
     clock = cell.run(way, 3)
     assert clock.first > min(clock.steps) > 0 and len(clock.steps) == 2
     return seen[0]
@@ -35,14 +34,14 @@ def first_logits(cell, latency, way, monkeypatch):
 
 def test_ways_share_weights_and_agree_where_they_should(latency, cell, monkeypatch):
     ways = [way for way in latency.WAYS if way != "repeng" or latency.repeng()]
-    logits = {way: first_logits(cell, latency, way, monkeypatch) for way in ways}
+    logits = {way: first_logits(cell, way, monkeypatch) for way in ways}
     with torch.no_grad():
         ours = cell.fused(**cell.prompt, **cell.image(), logits_to_keep=1).logits[:, -1]
     assert torch.equal(logits["plain"], ours), "the same weights"
     for way in ("kept", "two_passes", "three_passes"):
         torch.testing.assert_close(logits[way], logits["fused"], rtol=1e-5, atol=1e-6)
     assert all((values - logits["plain"]).abs().max() > 1e-4 for way, values in logits.items() if way != "plain")
-    assert torch.equal(first_logits(cell, latency, "plain", monkeypatch), logits["plain"]), "nothing is left behind"
+    assert torch.equal(first_logits(cell, "plain", monkeypatch), logits["plain"]), "nothing is left behind"
 
 
 def test_the_limit_is_the_share_of_the_text_pass(latency, cell):
