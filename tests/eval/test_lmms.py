@@ -104,6 +104,20 @@ def test_all_ways_of_asking_give_the_answers_of_the_demo(runs, bundled):
         assert found["results"][task]["exact_match,none"] == pytest.approx(accuracy)
 
 
+def test_the_process_group_is_closed_before_python_shuts_down(tiny_checkpoint):
+    """A thread of gloo aborts the process otherwise, now and then."""
+    code = """import atexit, sys, torch.distributed as dist
+atexit.register(lambda: print("open" if dist.is_initialized() else "closed"))  # runs after those registered later
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+from vift_eval.lmms_model import VIFTSimple
+VIFTSimple(sys.argv[1])
+print("open" if dist.is_initialized() else "closed")"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_checkpoint)], capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.split()[-2:] == ["open", "closed"], done.stderr[-2000:]
+
+
 def test_text_questions_are_the_demos_scene_in_words(runs, bundled):
     from vift_eval.micro import evaluate
     from vift_microworld import visual_questions
