@@ -13,7 +13,7 @@ from functools import wraps
 import gradio as gr
 from PIL import Image
 
-from vift_eval.demo import UserError
+from vift_eval.cli import UserError
 from vift_eval.images import open_image
 
 MAX_CHARACTERS = 1000  # of a question

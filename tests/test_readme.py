@@ -37,7 +37,7 @@ def test_the_readme_holds_snippets():
 
 
 def test_the_readme_table_is_the_results_file():
-    from vift_eval.micro import table
+    from vift_eval.answers.conditions import table
 
     results = json.loads((ROOT / "docs" / "microworld" / "results.json").read_text(encoding="utf-8"))
     for name in ("README.md", "docs/microworld/README.md"):

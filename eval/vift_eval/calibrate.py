@@ -13,8 +13,9 @@ import json
 import sys
 from pathlib import Path
 
-from .demo import BUNDLED, OneLineParser, UserError, first_line, load_model
+from .cli import OneLineParser, UserError, first_line
 from .images import ImageError, open_image
+from .models import BUNDLED, load_model
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,7 +59,7 @@ def calibrate_model(args: argparse.Namespace) -> None:
     else:
         from vift_microworld import language, visual_questions
 
-        from .micro import scene_from_caption
+        from .answers.conditions import scene_from_caption
 
         rows = visual_questions(args.n, seed=12, split="validation")
         images, questions = [row[0] for row in rows["images"]], list(rows["question"])

@@ -6,8 +6,8 @@ import pytest
 
 from modeling_vift.fusion_vift import resolve_fusion
 from vift_eval import calibrate as command
-from vift_eval.demo import BUNDLED
-from vift_eval.micro import load, scene_from_caption
+from vift_eval.answers.conditions import load, scene_from_caption
+from vift_eval.models import BUNDLED
 from vift_microworld import language, visual_questions
 
 OPTIONS = {

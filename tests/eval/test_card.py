@@ -7,7 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
-from vift_eval.card import main
+from vift_eval.lmms.results import main
 
 
 def results(weights, task="pope", dataset="lmms-lab-encoder/POPE", value=0.875):
@@ -39,7 +39,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def weights(folder):
-    from vift_eval.lmms_model import fingerprint
+    from vift_eval.lmms.model import fingerprint
 
     return fingerprint(str(folder / "model"))
 

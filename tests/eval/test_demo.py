@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vift_eval import demo
+from vift_eval.demo import command as demo
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 QUESTION = "which digit is at the top left ?"
@@ -241,4 +241,5 @@ def test_no_code_of_another_kind_of_model_is_run(run, tmp_path):
 
 def test_absent_bundled_model_says_how_to_get_one(run, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "BUNDLED", tmp_path / "vift-micro")
+    monkeypatch.setattr("vift_eval.models.BUNDLED", tmp_path / "vift-micro")
     refused(run(model=tmp_path / "vift-micro"), "make micro")

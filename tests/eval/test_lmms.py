@@ -60,7 +60,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bundled():
-    from vift_eval.demo import load_model
+    from vift_eval.models import load_model
 
     return load_model(str(MODEL))
 
@@ -88,7 +88,7 @@ def said(results, task):
 
 def test_all_ways_of_asking_give_the_answers_of_the_demo(runs, bundled):
     """vift-demo = one rank, chat, batch 8 = two ranks = simple, batch 1 = chat, batch 1."""
-    from vift_eval.micro import evaluate
+    from vift_eval.answers.conditions import evaluate
     from vift_microworld import exact_match, visual_questions
 
     questions = visual_questions(N, split="test")
@@ -109,7 +109,7 @@ def test_the_process_group_is_closed_before_python_shuts_down(tiny_checkpoint):
     code = """import atexit, sys, torch.distributed as dist
 atexit.register(lambda: print("open" if dist.is_initialized() else "closed"))  # runs after those registered later
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-from vift_eval.lmms_model import VIFTSimple
+from vift_eval.lmms.model import VIFTSimple
 VIFTSimple(sys.argv[1])
 print("open" if dist.is_initialized() else "closed")"""
     done = subprocess.run(
@@ -119,7 +119,7 @@ print("open" if dist.is_initialized() else "closed")"""
 
 
 def test_text_questions_are_the_demos_scene_in_words(runs, bundled):
-    from vift_eval.micro import evaluate
+    from vift_eval.answers.conditions import evaluate
     from vift_microworld import visual_questions
 
     gold = evaluate(*bundled, visual_questions(N, split="test"), "gold")
@@ -181,7 +181,7 @@ def test_likelihoods_and_pairs(runs, tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def model(tiny_checkpoint):
-    from vift_eval.lmms_model import VIFTSimple
+    from vift_eval.lmms.model import VIFTSimple
 
     return VIFTSimple(str(tiny_checkpoint), batch_size=4)
 
@@ -255,7 +255,7 @@ def test_until_cuts_except_the_injected_blank_line():
 
 
 def test_model_args_take_the_place_of_a_tasks_fusion(model, task, tiny_checkpoint):
-    from vift_eval.lmms_model import VIFTSimple
+    from vift_eval.lmms.model import VIFTSimple
 
     theirs = model._request({"fusion": "instruction"})
     assert model.engine.settings(theirs).beta == 0.15
@@ -269,7 +269,7 @@ def test_model_args_take_the_place_of_a_tasks_fusion(model, task, tiny_checkpoin
 
 def test_an_exception_is_never_an_answer(model, task, tiny_checkpoint):
     """It names the request; with on_error=report the request leaves the task's scores and is listed."""
-    from vift_eval.lmms_model import RequestError
+    from vift_eval.lmms.model import RequestError
 
     fine = task.request(0, "red", {"max_new_tokens": 3})
     bad = task.request(1, "red <image> and <image>", {"max_new_tokens": 3})
@@ -319,7 +319,7 @@ def test_rounds_go_on_until_the_task_ends_them(model, task):
     ],
 )
 def test_bad_model_arguments_are_refused_by_name(tiny_checkpoint, arguments, words):
-    from vift_eval.lmms_model import VIFTChat
+    from vift_eval.lmms.model import VIFTChat
 
     with pytest.raises(ValueError) as refused:
         VIFTChat.create_from_arg_string(arguments.replace("X", str(tiny_checkpoint)), {"batch_size": 1})
@@ -329,5 +329,5 @@ def test_bad_model_arguments_are_refused_by_name(tiny_checkpoint, arguments, wor
 
 def test_the_entry_point_is_light():
     """Every start of lmms-eval loads it, whatever model it runs."""
-    code = "import sys, vift_eval.lmms; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, vift_eval.lmms.manifest; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -30,7 +30,7 @@ def tasks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(tiny_checkpoint):
-    from vift_eval.lmms_model import VIFTChat
+    from vift_eval.lmms.model import VIFTChat
 
     return VIFTChat(str(tiny_checkpoint), system_prompt=SYSTEM)
 
@@ -103,7 +103,7 @@ def flat(tasks):
 
 
 def test_the_right_captions_place_is_even_and_fixed():
-    from vift_eval.tasks import pair_choices, pair_letter, pair_score, pair_target
+    from vift_eval.lmms.tasks import pair_choices, pair_letter, pair_score, pair_target
 
     docs = [{"caption": f"caption {i}", "negative_caption": "other"} for i in range(400)]
     letters = [pair_letter(doc) for doc in docs]
@@ -114,7 +114,7 @@ def test_the_right_captions_place_is_even_and_fixed():
 
 
 def test_caption_scores():
-    from vift_eval.tasks import micro_caption_score
+    from vift_eval.lmms.tasks import micro_caption_score
 
     doc = {"scene_text": "top left red 7 , middle center blue 3 ."}
     right = "the picture shows 2 digits : top left red 7 , middle center blue 3 ."

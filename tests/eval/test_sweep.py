@@ -12,8 +12,8 @@ MODEL = ROOT / "checkpoints" / "vift-micro"
 
 @pytest.fixture(scope="module")
 def bundled():
-    from vift_eval.demo import load_model
     from vift_eval.engine import Engine
+    from vift_eval.models import load_model
 
     return Engine(*load_model(str(MODEL)))
 
@@ -33,7 +33,7 @@ def prompts(engine, count, seed=0):
 def test_reuse_changes_no_answer(bundled):
     """Shared features, text streams and drafts, right or wrong ones, give the answers of `generate()`."""
     from vift_eval.engine import Answer, Request
-    from vift_eval.reuse import Shared, answer
+    from vift_eval.sweep.reuse import Shared, answer
 
     batch = prompts(bundled, 12)
     inputs = bundled.inputs(batch)
@@ -58,7 +58,7 @@ def test_reuse_changes_no_answer(bundled):
 def test_known_answers_save_decoding(bundled, monkeypatch, throughout):
     """When every answer is known, nothing is generated token by token."""
     from vift_eval.engine import Request
-    from vift_eval.reuse import Shared, answer
+    from vift_eval.sweep.reuse import Shared, answer
 
     batch = prompts(bundled, 6)
     shared = Shared.of(bundled, bundled.inputs(batch), range(4))
@@ -70,7 +70,7 @@ def test_known_answers_save_decoding(bundled, monkeypatch, throughout):
 
 
 def run(output, *more):
-    from vift_eval.sweep import main
+    from vift_eval.sweep.command import main
 
     arguments = ["--models", MODEL, "--tasks", "vift_micro_validation", "--include_path", OURS, "--output", output,
                  "--batch_size", 8, *more]  # fmt: skip
@@ -83,9 +83,9 @@ GRID = ("--limit", 16, "--beta", 0, 0.3, 0.6, "--layers", "0:2", "4:8")
 def test_a_sweep_is_the_separate_runs_and_resumes_after_a_kill(tmp_path, capsys, monkeypatch):
     import pandas as pd
 
-    from vift_eval import reuse
-    from vift_eval.demo import load_model
-    from vift_eval.micro import correct, evaluate
+    from vift_eval.answers.conditions import correct, evaluate
+    from vift_eval.models import load_model
+    from vift_eval.sweep import reuse
     from vift_microworld import visual_questions
 
     assert run(tmp_path / "whole", *GRID) == 0, capsys.readouterr().err
@@ -170,6 +170,6 @@ def test_bad_arguments_are_one_line_and_status_2(tmp_path, capsys, monkeypatch, 
     ],
 )
 def test_failure_signs(text, signs):
-    from vift_eval.failures import failures
+    from vift_eval.answers.signs import failures
 
     assert failures(text) == signs

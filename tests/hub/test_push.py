@@ -137,7 +137,7 @@ def test_the_card_is_filled_and_pinned(hub, published):
     assert card.count(commit) == 2 and card.count(f'"{REPO}"') == 2
     table = (ROOT / "docs" / "microworld" / "README.md").read_text(encoding="utf-8")
     assert re.search(r"^\| `fused` \| [\d.]+% \(\d+%\) \|", table, re.M)[0] in card, "the table of the results file"
-    assert "python -m vift_eval.micro" in card, "with its command"
+    assert "python -m vift_eval.answers.conditions" in card, "with its command"
     assert "load_digits" in card and "three rows of three cells" in card
     assert "| Parameters | 2.3 M |" in card and "β 1.0, layers 1:2, cascade" in card
     headings = re.findall(r"^#+ .*", re.sub(r"^```.*?^```", "", card, flags=re.M | re.S), re.M)

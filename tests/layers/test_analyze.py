@@ -5,10 +5,13 @@ import json
 import pytest
 from PIL import Image
 
-from vift_eval import analyze, band_study, fusion_bridge, layer_page
-from vift_eval.analyze_data import load_pairs, micro_pairs
-from vift_eval.band_page import PAIRS, hits, verdicts
-from vift_eval.layer_plots import METRICS
+from vift_eval.layers import command as analyze
+from vift_eval.layers import page as layer_page
+from vift_eval.layers.pairs import load_pairs, micro_pairs
+from vift_eval.layers.plots import METRICS
+from vift_studies.bands import bridge as fusion_bridge
+from vift_studies.bands import study as band_study
+from vift_studies.bands.page import PAIRS, hits, verdicts
 
 FIGURES = [*METRICS, "probes", "interventions"]
 
@@ -17,7 +20,7 @@ FIGURES = [*METRICS, "probes", "interventions"]
 def done(tiny_checkpoint, tmp_path_factory):
     """One run with everything, on a model and itself as its donor."""
     folder = tmp_path_factory.mktemp("analysis")
-    from vift_eval import layer_measure
+    from vift_eval.layers import measure as layer_measure
 
     layer_measure.RESAMPLES = 20  # of intervals that no test looks at closely
     options = ["--n", "60", "--interventions", "--questions", "10", "--donor", str(tiny_checkpoint)]
@@ -57,7 +60,7 @@ def test_interventions_name_every_window_and_a_model_is_no_foreign_donor(done):
 
 def test_a_second_run_measures_nothing_again(done, tiny_checkpoint, monkeypatch):
     folder, results, options = done
-    from vift_eval import layer_measure
+    from vift_eval.layers import measure as layer_measure
     from vift_layers import capture
 
     def never(*args, **kwargs):
@@ -65,7 +68,7 @@ def test_a_second_run_measures_nothing_again(done, tiny_checkpoint, monkeypatch)
 
     monkeypatch.setattr(layer_measure, "measure", never)
     monkeypatch.setattr(capture, "pooled", never)
-    monkeypatch.setattr(layer_page.layer_plots, "draw", lambda *args: [])
+    monkeypatch.setattr(layer_page.plots, "draw", lambda *args: [])
     with (folder / "layers.jsonl").open("a") as file:
         file.write('{"layer": 3, "mea')  # stopped in the middle of a line
     assert analyze.main([str(tiny_checkpoint), "--output", str(folder), *options[:2]]) == 0
@@ -74,7 +77,7 @@ def test_a_second_run_measures_nothing_again(done, tiny_checkpoint, monkeypatch)
 
 
 def test_pairs_of_ones_own(tmp_path, tiny_checkpoint, monkeypatch):
-    monkeypatch.setattr(layer_page.layer_plots, "draw", lambda *args: [])
+    monkeypatch.setattr(layer_page.plots, "draw", lambda *args: [])
     (tmp_path / "pictures").mkdir()
     lines = []
     for number, pair in enumerate(micro_pairs(44)):

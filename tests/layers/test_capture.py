@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from tests.modeling.families import FAMILIES
-from vift_eval.analyze_data import micro_pairs
+from vift_eval.layers.pairs import micro_pairs
 from vift_layers import capture as c
 from vift_layers.band import choose_band, overlap_profile
 
 
 @pytest.fixture(scope="module")
 def tiny(tiny_checkpoint):
-    from vift_eval.micro import load
+    from vift_eval.answers.conditions import load
 
     return load(str(tiny_checkpoint))
 
@@ -105,7 +105,8 @@ def test_disk_equals_memory_and_a_killed_capture_goes_on(tiny, pairs, tiny_check
     model, processor = tiny
     memory = c.capture(model, processor, pairs, batch_size=4)
     code = (
-        "import sys, time\nfrom vift_eval.analyze_data import micro_pairs\nfrom vift_eval.micro import load\n"
+        "import sys, time\nfrom vift_eval.layers.pairs import micro_pairs\n"
+        "from vift_eval.answers.conditions import load\n"
         "from vift_layers.capture import capture\n"
         f"capture(*load({str(tiny_checkpoint)!r}), micro_pairs(24), {str(tmp_path / 'c')!r}, batch_size=4, "
         "progress=lambda done: (print(done, flush=True), time.sleep(60 if done == 12 else 0)))"

@@ -8,7 +8,7 @@ import torch
 
 from tests.modeling.families import FAMILIES
 from tests.modeling.tiny import IMAGE, LAYERS, batch_inputs, row_inputs, tiny_model
-from vift_eval.interventions import knock_out, skip, transplant, window
+from vift_layers.interventions import knock_out, skip, transplant, window
 
 # transformers' eager attention takes its softmax in float32, whatever the model's dtype
 DTYPES = {"eager": torch.float32, "sdpa": torch.float64}
@@ -224,7 +224,7 @@ def test_bad_arguments_are_named(model, other):
 
 
 def test_lmms_eval_answers_under_an_intervention(tiny_checkpoint, monkeypatch):
-    from vift_eval import lmms_model
+    from vift_eval.lmms import model as lmms_model
 
     entered = []
     for name in ("knock_out", "skip"):

@@ -245,7 +245,7 @@ def test_who_disconnects_mid_stream_frees_the_slot(monkeypatch, tmp_path):
     """Both slots taken by answers of ten seconds; their clients vanish; the next is served, the model rests."""
     from space.app import launch
     from space.engine import Engine
-    from vift_eval.demo import BUNDLED
+    from vift_eval.models import BUNDLED
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     engine, steps, delay = Engine(str(BUNDLED)), [], [0.0]

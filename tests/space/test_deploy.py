@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from space import assemble
+from vift_hub import space as assemble
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,9 +45,9 @@ def test_the_assembled_folder_runs_without_the_repository(tmp_path, capsys):
     code = (
         "import runpy, sys; sys.argv = ['space/app.py', '--model', 'nowhere'];"
         "runpy.run_path('space/app.py')\n"
-        "import vift_eval.demo, vift_microworld, modeling_vift, space.engine\n"
+        "import vift_eval.models, vift_microworld, modeling_vift, space.engine\n"
         "for module in (vift_eval, vift_microworld, modeling_vift, space.engine): print(module.__file__)\n"
-        "engine = space.engine.Engine(str(vift_eval.demo.BUNDLED))\n"
+        "engine = space.engine.Engine(str(vift_eval.models.BUNDLED))\n"
         "print(engine.name)"
     )
     env = os.environ | {"PYTHONPATH": sysconfig.get_paths()["purelib"]}

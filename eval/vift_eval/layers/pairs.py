@@ -1,0 +1,86 @@
+"""Pairs of an image and its words for `vift-analyze`: the micro-world, or your own.
+
+A pair is {"image": PIL RGB, "caption", "query", "labels": {name: class}, "answer" (or None), "question": row}. Your
+own come from a JSON-lines file {"image": path, "caption": words} with, if you like, "query" (or "question"), "label",
+"answer"; or from a folder of such pictures with `metadata.jsonl` ("file_name", "text"), as image folders of the Hub
+have it.
+"""
+
+import json
+from pathlib import Path
+
+from vift_microworld import language, sample_scenes, visual_questions
+
+from ..cli import UserError, first_line
+from ..images import open_image
+
+QUERY = "What is in the image?"  # where the data names none
+NAMES = {
+    "image": ("image", "file_name", "image_path"),
+    "caption": ("caption", "text", "txt"),
+    "query": ("query", "question"),
+}
+
+
+def micro_pairs(count: int, split: str = "validation", seed: int = 21) -> list[dict]:
+    """Questions of the micro-world about picture and scene in words; classes that a probe can look for."""
+    rows = visual_questions(count, seed=seed, split=split)
+    scenes = sample_scenes(count, seed, split, "questions")
+    pairs = []
+    for row, scene in zip(rows, scenes):
+        if language.scene_words(scene) != row["scene_text"]:
+            raise AssertionError("the scenes of visual_questions are drawn in another way now")
+        digits = [item.digit for item in scene.objects]
+        middle = [item.color for item in scene.objects if item.where == "middle center"]
+        labels = {
+            "number of digits": len(digits),
+            "largest digit": max(digits),
+            "middle cell": (middle or ["none"])[0],
+        }
+        pairs.append(
+            {
+                "image": row["images"][0].convert("RGB"),
+                "caption": row["scene_text"],
+                "query": row["question"],
+                "labels": {name: str(value) for name, value in labels.items()},
+                "answer": row["answer"],
+                "row": row,
+            }
+        )
+    return pairs
+
+
+def load_pairs(source: str, count: int) -> list[dict]:
+    """The first `count` pairs of a file or folder.
+
+    Raises:
+        UserError: unreadable, or a row without image or caption (named by its line).
+    """
+    path = Path(source)
+    file = path / "metadata.jsonl" if path.is_dir() else path
+    try:
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()][:count]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--data={source} can't be read ({first_line(error)})") from error
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            found = {
+                name: next(row[key] for key in keys if row.get(key)) for name, keys in NAMES.items() if name != "query"
+            }
+        except (ValueError, AttributeError, StopIteration) as error:
+            raise UserError(f'{file}, line {number}: not {{"image": path, "caption": words}}') from error
+        image = Path(str(found["image"]))
+        query = next((row[key] for key in NAMES["query"] if row.get(key) is not None), QUERY)
+        labels = {"label": str(row["label"])} if row.get("label") is not None else {}
+        pairs.append(
+            {
+                "image": open_image(image if image.is_absolute() else file.parent / image)[0],
+                "caption": str(found["caption"]),
+                "query": str(query),
+                "labels": labels,
+                "answer": None if row.get("answer") is None else str(row["answer"]),
+            }
+        )
+    return pairs

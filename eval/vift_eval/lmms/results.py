@@ -1,0 +1,165 @@
+"""Results files of lmms-eval into a model's repository: `.eval_results/*.yaml` and the card's `model-index`.
+
+    vift-card --results results/*/*_results.json --model checkpoints/vift-micro --repo my-org/my-model
+
+Every number comes from a results file that the model `vift` made (its section `vift` says with which weights and
+fusion). Refused: files of other models, of other weights than --model's, and runs of a part of the questions
+(`--limit`). `.eval_results` (huggingface.co/docs/hub/eval-results) is for benchmarks on the Hub and holds each task's
+first metric; `model-index` holds every metric of every task.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+
+from ..cli import OneLineParser, UserError, first_line
+
+
+def read(path: Path, weights: str | None = None) -> dict:
+    """
+    A results file, checked.
+
+    Args:
+        path: `..._results.json`, written by lmms-eval with `--output_path`.
+        weights: SHA-256 of the weights that the results must be of.
+
+    Raises:
+        ValueError: no results file of the model `vift`, another model's weights, or a part of the questions.
+    """
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        record, tasks = results["vift"], results["results"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no results file of lmms-eval's model vift ({first_line(error)})") from error
+    found = record["model"]["weights_sha256"]
+    if weights is not None and found is not None and found != weights:
+        raise ValueError(f"{path} has results of weights {found[:12]}, the model's are {weights[:12]}")
+    for task in record["tasks"]:
+        count = results["n-samples"].get(task)
+        if count and count["effective"] < count["original"]:
+            raise ValueError(f"{path}: {task} asked {count['effective']} of {count['original']} questions (--limit)")
+    return results | {"results": {name: tasks[name] for name in record["tasks"] if name in tasks}}
+
+
+def metrics_of(results: dict, task: str) -> dict[str, float]:
+    """Metric -> value, the task's first metric first."""
+    found = {}
+    for key, value in results["results"][task].items():
+        metric, comma, filtered = key.partition(",")
+        if comma and "_stderr" not in metric and isinstance(value, int | float):
+            found[metric if filtered == "none" else f"{metric} ({filtered})"] = round(float(value), 4)
+    order = [metric["metric"] for metric in results["configs"][task].get("metric_list", [])]
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+
+
+def fusion_of(results: dict, task: str) -> str:
+    """How the task was asked, in a line."""
+    record = results["vift"]["tasks"][task]
+    ways = []
+    for settings in record["settings"]:
+        fusion = settings["fusion"]
+        if fusion is None:
+            ways.append("no fusion")
+            continue
+        layers = fusion["fusion_layers"]
+        whole = layers == list(range(layers[0], layers[-1] + 1))
+        band = f"{layers[0]}:{layers[-1] + 1}" if whole else ",".join(map(str, layers))
+        strength = f"alpha {fusion['alpha']:g}, beta {fusion['beta']:g}"
+        ways.append(f"fusion {strength}, layers {band}, {fusion['fusion_rule']}")
+    if record["failed"]:
+        ways.append(f"{len(record['failed'])} of {record['requests']} requests failed and are not counted")
+    return "; ".join([*ways, f"lmms-eval {results['vift']['packages']['lmms-eval']}"])
+
+
+def date_of(results: dict) -> str:
+    return re.sub(r"^(\d{4})(\d\d)(\d\d).*", r"\1-\2-\3", str(results["date"]))
+
+
+def entries(results: dict) -> dict[str, EvalResultEntry]:
+    """File name -> entry of `.eval_results`, for tasks whose data are a data set on the Hub."""
+    found = {}
+    for task in results["results"]:
+        dataset, metrics = results["configs"][task].get("dataset_path", ""), metrics_of(results, task)
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", dataset) and metrics:
+            found[f"{task}.yaml"] = EvalResultEntry(
+                dataset_id=dataset,
+                task_id=task,
+                value=next(iter(metrics.values())),
+                date=date_of(results),
+                notes=f"{next(iter(metrics))}; {fusion_of(results, task)}",
+            )
+    return found
+
+
+def model_index(results: dict) -> list[EvalResult]:
+    """Every metric of every task, for the card's `model-index`."""
+    found = []
+    for task in results["results"]:
+        config = results["configs"][task]
+        dataset = config.get("dataset_path", task)
+        dataset = task if dataset in ("json", "parquet", "csv") else dataset
+        for metric, value in metrics_of(results, task).items():
+            found.append(
+                EvalResult(
+                    task_type="image-text-to-text",
+                    dataset_type=dataset,
+                    dataset_name=f"{task} ({fusion_of(results, task)})",
+                    dataset_split=config.get("test_split") or config.get("validation_split"),
+                    metric_type=metric,
+                    metric_value=value,
+                    metric_name=metric.replace("_", " "),
+                )
+            )
+    return found
+
+
+def write(files: list[Path], folder: Path, repo: str) -> list[Path]:
+    """Writes `.eval_results/*.yaml` and README.md's `model-index` into `folder`; returns what was written."""
+    from .model import fingerprint
+
+    all_results = [read(path, fingerprint(str(folder))) for path in files]
+    tasks = [task for results in all_results for task in results["results"]]
+    if twice := sorted({task for task in tasks if tasks.count(task) > 1}):
+        raise ValueError(f"--results: {', '.join(twice)} comes in more than one file; name the one that counts")
+    written = []
+    for results in all_results:
+        for name, entry in entries(results).items():
+            path = folder / ".eval_results" / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False), encoding="utf-8")
+            written.append(path)
+    readme = folder / "README.md"
+    new = f"---\nlibrary_name: transformers\n---\n\n# {repo}\n"
+    card = ModelCard.load(readme) if readme.exists() else ModelCard(new)
+    known = card.data.to_dict()
+    known.pop("model-index", None)
+    index = [one for results in all_results for one in model_index(results)]
+    card.data = ModelCardData(model_name=repo.split("/")[-1], eval_results=index, **known)
+    card.save(readme)
+    return [*written, readme]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = OneLineParser(prog="vift-card", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", nargs="+", type=Path, required=True, help="results files of lmms-eval")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the model's repository")
+    parser.add_argument("--repo", required=True, help="its name on the Hub")
+    args = parser.parse_args(argv)
+    try:
+        if not args.model.is_dir():
+            raise UserError(f"--model={args.model} is not a folder")
+        for path in write(args.results, args.model, args.repo):
+            print(f"wrote {path}")
+    except (UserError, ValueError) as error:
+        print(f"vift-card: error: {first_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""The estimators of `vift_layers.geometry` against maintained libraries, and what a large analysis costs.
+
+    python studies/benchmarks/estimators.py agree --reference OTHER/bin/python --json docs/layers/estimators.json
+    python studies/benchmarks/estimators.py naive --json docs/layers/naive.json
+    python studies/benchmarks/estimators.py cost --json docs/layers/cost.json
+
+`agree`: DADApy and scikit-dimension pin other versions than ours, so they run in an environment of their own (`python
+-m venv OTHER && OTHER/bin/pip install dadapy==0.3.3 scikit-dimension`), on the same points; CKA is compared with
+ckatorch, if it can be imported here (`pip install --no-deps ckatorch`). `naive`: the same figures by the plain
+loop, a point at a time, each metric by itself, side by side in turn. `cost`: 2500 items, 28 layers of width 3584
+(random vectors in the place of hidden states), written as `capture` writes them and measured layer by layer; CPU time
+after each layer, and peak memory.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+K = 30
+
+
+def clouds() -> dict[str, np.ndarray]:
+    """Pairs a, b of 1000 points in 64 dimensions, of several intrinsic dimensions."""
+    found = {}
+    for d in (2, 5, 10, 20):
+        rng = np.random.default_rng(d)
+        inner = rng.standard_normal((1000, d))
+        basis, other = (np.linalg.qr(rng.standard_normal((64, d)))[0] for _ in range(2))
+        found[f"d{d}_a"] = inner @ basis.T
+        found[f"d{d}_b"] = (inner + 0.5 * rng.standard_normal(inner.shape)) @ other.T
+    return found
+
+
+def by_libraries(file: Path) -> dict:
+    """Runs in the other environment: DADApy and scikit-dimension."""
+    import dadapy
+    import skdim
+
+    points, found = dict(np.load(file)), {}
+    for name in sorted({key.split("_")[0] for key in points}):
+        a, b = points[f"{name}_a"], points[f"{name}_b"]
+        data = dadapy.Data(a)
+        data.compute_distances(maxk=len(a) - 1)
+        dimensions, *_ = data.return_id_scaling_gride(range_max=64)
+        other = dadapy.Data(b)
+        other.compute_distances(maxk=len(b) - 1)
+        row = {"gride": [float(d) for d in dimensions]}
+        row["overlap"] = float(data.return_data_overlap(coordinates=b, k=K))
+        ranks_a, ranks_b = data.dist_indices, other.dist_indices
+        from dadapy._utils.metric_comparisons import _return_imbalance
+
+        row["imbalance_ab"] = float(_return_imbalance(ranks_a, ranks_b, np.random.default_rng(0)))
+        row["imbalance_ba"] = float(_return_imbalance(ranks_b, ranks_a, np.random.default_rng(0)))
+        row["twonn"] = float(skdim.id.TwoNN().fit(a).dimension_)
+        found[name] = row
+    return found
+
+
+def by_us(points: dict[str, np.ndarray]) -> dict:
+    from vift_layers import geometry as g
+
+    found = {}
+    for name in sorted({key.split("_")[0] for key in points}):
+        a, b = points[f"{name}_a"], points[f"{name}_b"]
+        near = [g.neighbors(one, 64) for one in (a, b)]
+        found[name] = {
+            "gride": [g.gride(g.gride_mu(near[0], k), k) for k in (1, 2, 4, 8, 16, 32)],
+            "overlap": float(g.overlap(*near, K).mean()),
+            "imbalance_ab": float(g.information_imbalance(near[0], b).mean()),
+            "imbalance_ba": float(g.information_imbalance(near[1], a).mean()),
+            "twonn": g.gride(g.gride_mu(near[0], 1), 1),
+            "cka": float(g.cka(a, b)[0]),
+        }
+    return found
+
+
+def agree(args) -> dict:
+    points = clouds()
+    ours = by_us(points)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "points.npz"
+        np.savez(file, **points)
+        command = [args.reference, __file__, "reference", "--points", str(file), "--json", f"{scratch}/found.json"]
+        subprocess.run(command, check=True)
+        theirs = json.loads(Path(f"{scratch}/found.json").read_text())
+    try:
+        import torch
+        from ckatorch.core import cka_base
+
+        for name, row in theirs.items():
+            row["cka"] = float(cka_base(torch.tensor(points[f"{name}_a"]), torch.tensor(points[f"{name}_b"])))
+    except ImportError:
+        print("ckatorch can't be imported: CKA is not compared")
+    found = {"ours": ours, "theirs": theirs, "differences": {}}
+    for name, row in theirs.items():
+        for key, value in row.items():
+            mine = ours[name][key]
+            difference = float(np.max(np.abs(np.array(mine) / np.array(value) - 1)))
+            found["differences"][key] = max(found["differences"].get(key, 0.0), difference)
+    for key, value in found["differences"].items():
+        print(f"{key:14s} largest relative difference {value:.2e}")
+    return found
+
+
+def naive(x: np.ndarray, y: np.ndarray, k: int) -> dict:
+    """One layer the plain way: every metric by itself, a point at a time, distances from differences in float64."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+
+    def order(z, i):
+        distances = np.sqrt(((z - z[i]) ** 2).sum(axis=1))
+        distances[i] = np.inf
+        return np.argsort(distances), distances
+
+    n = len(x)
+    overlap = np.mean([len({*order(x, i)[0][:k]} & {*order(y, i)[0][:k]}) / k for i in range(n)])
+    sorted_x = [np.sort(order(x, i)[1])[:2] for i in range(n)]
+    sorted_y = [np.sort(order(y, i)[1])[:2] for i in range(n)]
+    imbalance = []
+    for a, b in ((x, y), (y, x)):
+        ranks = [1 + int(np.flatnonzero(order(b, i)[0] == order(a, i)[0][0])[0]) for i in range(n)]
+        imbalance.append(2 / n * np.mean(ranks))
+    gram = [(z - z.mean(0)) @ (z - z.mean(0)).T for z in (x, y)]
+    cka = (gram[0] * gram[1]).sum() / np.sqrt((gram[0] ** 2).sum() * (gram[1] ** 2).sum())
+    dimension = [n / np.log([far / near for near, far in pairs]).sum() for pairs in (sorted_x, sorted_y)]
+    return {"overlap": overlap, "dimension": dimension, "imbalance": imbalance, "cka": cka}
+
+
+def blockwise(x: np.ndarray, y: np.ndarray, k: int) -> dict:
+    """The same figures by `vift_layers.geometry`."""
+    from vift_layers import geometry as g
+
+    near = [g.neighbors(z, k) for z in (x, y)]
+    return {
+        "overlap": g.overlap(*near, k).mean(),
+        "dimension": [g.gride(g.gride_mu(one, 1), 1) for one in near],
+        "imbalance": [g.information_imbalance(one, z).mean() for one, z in zip(near, (y, x))],
+        "cka": g.cka(x, y)[0],
+    }
+
+
+def side_by_side(args) -> dict:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((args.items, args.width)).astype(np.float32)
+    y = (x + rng.standard_normal(x.shape)).astype(np.float32)
+    seconds, values = {"naive": [], "blockwise": []}, {}
+    for _ in range(args.rounds):
+        for name, function in (("naive", naive), ("blockwise", blockwise)):
+            start = time.process_time()
+            values[name] = function(x, y, K)
+            seconds[name].append(round(time.process_time() - start, 3))
+    flat = {name: np.hstack([np.atleast_1d(v) for v in found.values()]) for name, found in values.items()}
+    found = {
+        "items": args.items, "width": args.width, "cpu_seconds": seconds,
+        "factor": round(min(seconds["naive"]) / min(seconds["blockwise"]), 1),
+        "largest_relative_difference": float(np.max(np.abs(flat["blockwise"] / flat["naive"] - 1))),
+    }  # fmt: skip
+    print(json.dumps(found, indent=1))
+    return found
+
+
+def peak() -> float:
+    """GiB of this process at most so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+
+
+def cost(args) -> dict:
+    from vift_eval.layers.measure import _measure
+    from vift_layers.capture import POOLINGS, Capture, mark, open_files, write
+
+    names = [f"{form}_{pooling}" for form in ("image", "text") for pooling in POOLINGS]
+    rng, batch = np.random.default_rng(0), 32
+    found = {
+        "items": args.items,
+        "layers": args.layers,
+        "width": args.width,
+        "threads": 1,
+        "before_gib": round(peak(), 2),
+    }
+    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+        where = Path(scratch)
+        open_files(where, names, (args.layers + 1, args.items, args.width), "random")
+        start = time.process_time()
+        shared = rng.standard_normal((64, args.width), dtype=np.float32)
+        for first in range(0, args.items, batch):
+            rows = min(batch, args.items - first)
+            inner = rng.standard_normal((rows, 64), dtype=np.float32)
+            for form in ("image", "text"):
+                states = []
+                for _ in range(args.layers + 1):
+                    noise = rng.standard_normal((rows, args.width), dtype=np.float32)
+                    states.append({pooling: inner @ shared + noise for pooling in POOLINGS})
+                write(where, form, first, states)
+            mark(where, first + rows)
+        found |= {
+            "write_cpu_seconds": round(time.process_time() - start, 1),
+            "peak_after_writing_gib": round(peak(), 2),
+        }
+        found["files_gib"] = round(sum(file.stat().st_size for file in where.glob("*.npy")) / 1024**3, 2)
+        capture = Capture(args.items, args.layers, ("image", "text"), where)
+        after, start = [], time.process_time()
+        for layer in range(args.layers + 1):
+            _measure(capture, "last", layer, K, {})
+            after.append(round(time.process_time() - start, 1))
+            print(f"layer {layer}: {after[-1]} s of CPU, peak {peak():.2f} GiB", flush=True)
+        found |= {"cpu_seconds_after_layer": after, "peak_gib": round(peak(), 2)}
+    layers = np.arange(1, len(after) + 1)
+    slope = float((layers * after).sum() / (layers * layers).sum())
+    found["seconds_a_layer"] = round(slope, 2)
+    found["largest_deviation_from_linear"] = round(
+        float(np.max(np.abs(np.array(after) - slope * layers)) / after[-1]), 3
+    )
+    return found
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=("agree", "naive", "cost", "reference"))
+    parser.add_argument("--reference", help="python of the environment that has dadapy and scikit-dimension")
+    parser.add_argument("--points", type=Path, help="of `reference`: the file that `agree` hands over")
+    parser.add_argument("--items", type=int)
+    parser.add_argument("--layers", type=int, default=28)
+    parser.add_argument("--width", type=int, default=3584)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--scratch", help="where `cost` puts its files (4 GiB)")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(argv)
+    if args.what == "reference":
+        found = by_libraries(args.points)
+    elif args.what == "agree":
+        found = agree(args)
+    elif args.what == "naive":
+        args.items = args.items or 600
+        found = side_by_side(args)
+    else:
+        args.items = args.items or 2500
+        found = cost(args)
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

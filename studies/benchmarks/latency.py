@@ -1,0 +1,265 @@
+"""What fusion costs: time to first token, time a token, peak memory, beside a plain model and six other ways.
+
+    OMP_NUM_THREADS=1 python studies/benchmarks/latency.py --json docs/performance.json --page docs/performance.md
+    OMP_NUM_THREADS=1 python studies/benchmarks/latency.py --quick             # three cells, about a minute
+    python studies/benchmarks/latency.py --device cuda --json docs/performance.json      # the 7B shape in bf16
+
+Cells that are in the JSON file already are not run again, and `--seconds 300` stops before the cell that would start
+later than that: call it again to go on. Ways, on the same weights (random; a quarter of a 0.5B model, see `ways.py`):
+
+    plain          transformers' own Llava
+    fused          `generate()` of VIFT, top half of the layers; short prompts with both runs in one pass
+    apart          the same with the text run always in a pass of its own
+    kept           the same with the prompt's text stream already there (a repeated question; a static vector)
+    answer         `fusion_answer=True`: the answer's own tokens too; only in the decoding timed apart
+    two_passes     naive fusion: a whole text run with all hidden states, then hooks that add them
+    three_passes   the same and a whole unfused run with the image, as in the authors' release
+    guidance       `guidance_scale` of transformers, the prompt without its image as the negative one
+    caption        a caption of 32 tokens first, then the question with the caption in the image's place
+    repeng         a static vector in each of the same layers by repeng's hooks, if it can be imported
+
+The limit of the first token's time over plain: 1 + T l_last c / ((I + T) L c + tower), c = matrix FLOPs of a layer a
+token (attention and head left out), I image and T text tokens, L layers, l_last the highest fused one. Times are CPU
+seconds of one thread (on a GPU: of the clock, all work done), the ways taking turns; ratios are medians over rounds
+(`ONCE`: of one). Decoding is timed apart in the cells `DECODE`, over 234 tokens. Memory is the highest sum of
+PyTorch's allocations during a call, weights and inputs not counted.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import os
+import platform
+import re
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from transformers.utils import logging
+from ways import WAYS, Cell, repeng  # beside this file
+
+ONCE = ("three_passes", "caption")  # far slower: one round, no memory
+
+
+def grid() -> list[tuple]:
+    """(model, image tokens, text tokens, batch, tower included); at most `MOST` tokens, fewer with the tower."""
+    sizes = list(itertools.product((1, 4, 16), (64, 256, 729, 2916), (16, 64, 256)))
+    whole = [("0.5B/4", i, t, b, False) for b, i, t in sizes if b * (i + t) <= MOST]
+    whole += [("0.5B/4", i, t, b, True) for b, i, t in sizes if b * i <= MOST_PIXELS or (b, i, t) == (1, 2916, 64)]
+    return whole + [("micro", 9, t, b, True) for t in (16, 64) for b in (1, 4, 16)]
+
+
+def gpu_grid() -> list[tuple]:
+    whole = [("7B", i, t, b, False) for b in (1, 4) for i in (64, 256, 729) for t in (16, 64, 256)]
+    return whole + [("7B", 729, 64, 1, True), ("7B", 729, 64, 16, False)]
+
+
+MOST, MOST_PIXELS, LARGE = 8200, 1024, 1000  # tokens; large cells are not packed and go without `apart`
+DECODE = [("0.5B/4", 64, 64, 1, False), ("0.5B/4", 729, 64, 1, False), ("0.5B/4", 64, 64, 4, False),
+          ("micro", 9, 16, 1, True), ("micro", 9, 64, 16, True), ("7B", 729, 64, 1, False)]  # fmt: skip
+ROUNDS = (2, 15)  # at least and at most
+QUICK = [("0.5B/4", 64, 64, 1, False), ("0.5B/4", 256, 64, 1, False), ("micro", 9, 16, 1, True)]
+
+
+def measure(cell: Cell, ways, tokens: int, seconds: float) -> dict:
+    """Ratios to plain of one cell, medians over as many rounds as `seconds` hold."""
+    peaks = {way: cell.peak(way) for way in ways if way not in ONCE}  # the first call of each way warms up too
+    first, token = ({way: [] for way in ways} for _ in range(2))
+    start, number = time.monotonic(), 0
+    while number < ROUNDS[0] or (number < ROUNDS[1] and time.monotonic() - start < seconds):
+        for way in (*ways[number % len(ways) :], *ways[: number % len(ways)]):
+            if way in ONCE and number:
+                continue
+            clock = cell.run(way, tokens)
+            first[way].append(clock.first)
+            token[way].append(statistics.median(clock.steps))
+        number += 1
+
+    def ratios(found):
+        over = {way: [x / y for x, y in zip(found[way], found["plain"])] for way in ways}
+        return {way: round(statistics.median(values), 4) for way, values in over.items()}
+
+    return {
+        "limit": round(cell.limit, 4),
+        "rounds": number,
+        "plain": {
+            "ttft_ms": round(1000 * statistics.median(first["plain"]), 2),
+            "token_ms": round(1000 * statistics.median(token["plain"]), 2),
+            "peak_mb": round(peaks["plain"] / 2**20, 2),
+        },
+        "ttft": ratios(first),
+        "token": ratios(token),
+        "peak": {way: round(peak / peaks["plain"], 4) for way, peak in peaks.items()},
+    }
+
+
+def decode(cell: Cell, calls: int = 6, tokens: int = 40) -> dict:
+    """A decoded token over plain, fused and with `fusion_answer`: medians of all steps of calls taken in turn."""
+    steps: dict = {"plain": [], "fused": [], "answer": []}
+    for number in range(calls):
+        for way in list(steps)[:: 1 - 2 * (number % 2)]:
+            steps[way] += cell.run(way, tokens).steps
+    plain, *others = (statistics.median(found) for found in steps.values())
+    return {way: round(median / plain, 4) for way, median in zip(("fused", "answer"), others, strict=True)}
+
+
+def summary(cells: dict, decoded: dict) -> dict:
+    """Geometric means over the cells."""
+    mean = lambda values: round(statistics.geometric_mean(values), 4)  # noqa: E731
+    rivals = [way for way in WAYS[WAYS.index("two_passes") :] if any(way in cell["ttft"] for cell in cells.values())]
+    asked = lambda way: [cell for cell in cells.values() if way in cell["ttft"]]  # noqa: E731
+    overhead = lambda cell, way: cell["ttft"][way] - 1  # noqa: E731
+    return {
+        "cells": len(cells),
+        "ttft_over_limit_geomean": mean(cell["ttft"]["fused"] / cell["limit"] for cell in cells.values()),
+        "ttft_over_plain": mean(cell["ttft"]["fused"] for cell in cells.values()),
+        "ttft_over_limit_worst": max(round(cell["ttft"]["fused"] / cell["limit"], 4) for cell in cells.values()),
+        "kept_ttft_over_plain": mean(cell["ttft"]["kept"] for cell in cells.values()),
+        "decode_over_plain": mean(found["fused"] for found in decoded.values()) if decoded else None,
+        "answer_decode_over_plain": mean(found["answer"] for found in decoded.values()) if decoded else None,
+        "token_of_grid_over_plain": mean(cell["token"]["fused"] for cell in cells.values()),
+        "peak_memory_over_plain": mean(cell["peak"]["fused"] for cell in cells.values()),
+        "naive_overhead_over_fused_least": {
+            way: round(min(overhead(cell, way) / max(overhead(cell, "fused"), 1e-3) for cell in asked(way)), 2)
+            for way in ("two_passes", "three_passes")
+            if asked(way)
+        },
+        "ttft_of_others": {way: mean(cell["ttft"][way] for cell in asked(way)) for way in rivals},
+        "token_of_others": {way: mean(cell["token"][way] for cell in asked(way)) for way in rivals},
+        "slower_than": {
+            way: [name for name, cell in cells.items() if cell["ttft"]["fused"] > cell["ttft"].get(way, math.inf)]
+            for way in rivals
+        },
+    }
+
+
+def name_of(cell: tuple) -> str:
+    return " ".join(map(str, cell[:4])) + (" with tower" if cell[4] else "")
+
+
+def summarize(report: dict) -> None:
+    """Sorts the cells and writes the figures over them into the report: CPU, the micro model there, GPU."""
+    parts = {"cpu": {}, "cpu_micro": {}, "gpu": {}}
+    places = {name_of(cell): place for place, cell in enumerate(grid() + gpu_grid())}
+    for name, cell in sorted(report["cells"].items(), key=lambda item: places.get(item[0], len(places))):
+        parts[{"micro": "cpu_micro", "7B": "gpu"}.get(name.split()[0], "cpu")][name] = cell
+    report["cells"] = {name: cell for part in parts.values() for name, cell in part.items()}
+    for key, part in parts.items():
+        if part:
+            report[key] = summary(part, {name: x for name, x in report["decode"].items() if name in part})
+
+
+def table(cells: dict) -> str:
+    ways = [way for way in WAYS[1:] if any(way in cell["ttft"] for cell in cells.values())]
+    lines = [
+        "| cell | plain, ms | limit | " + " | ".join(way.replace("_", " ") for way in ways) + " | token | memory |"
+    ]
+    lines.append("|---" * (len(ways) + 5) + "|")
+    for name, cell in cells.items():
+        shown = [f"{cell['plain']['ttft_ms']:.0f}", f"{cell['limit']:.2f}"]
+        shown += [f"{cell['ttft'][way]:.2f}" if way in cell["ttft"] else "" for way in ways]
+        shown += [f"{cell['token']['fused']:.3f}", f"{cell['peak']['fused']:.2f}"]
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def plot(cells: dict, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 0.24 * len(cells) + 1.4), layout="constrained")
+    marks = {
+        "two_passes": "s",
+        "three_passes": "D",
+        "guidance": "^",
+        "caption": "v",
+        "repeng": "x",
+        "kept": "o",
+        "apart": "o",
+    }
+    places = range(len(cells))
+    for way, mark in marks.items():
+        values = [cell["ttft"].get(way) for cell in cells.values()]
+        axes.scatter(values, places, marker=mark, s=26, color="0.6" if way != "kept" else "tab:green", label=way)
+    axes.scatter([cell["ttft"]["fused"] for cell in cells.values()], places, s=46, color="tab:blue", label="fused")
+    axes.scatter([cell["limit"] for cell in cells.values()], places, marker="|", s=160, color="black", label="limit")
+    axes.set_yticks(places, list(cells))
+    axes.margins(y=0.5 / len(cells))
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    ticks = [1, 1.2, 1.5, 2, 3, 5, 10]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    axes.minorticks_off()
+    axes.set_xlabel("time to first token over plain")
+    axes.set_ylabel("model, image tokens, text tokens, batch")
+    figure.legend(loc="outside upper center", ncols=8, fontsize=8)
+    axes.grid(axis="x", color="0.9")
+    figure.savefig(path, dpi=110)
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="three cells")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="cuda: the 7B shape")
+    parser.add_argument("--cell", nargs=5, metavar=("MODEL", "IMAGE", "TEXT", "BATCH", "TOWER"), help="this one only")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--tokens", type=int, default=12, help="new tokens a call")
+    parser.add_argument("--cell_seconds", type=float, default=20.0, help="more rounds until then; at least two")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no cell after that")
+    parser.add_argument("--decode", action="store_true", help="time decoding apart in every cell, not in five only")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", type=Path, help="whose table is written anew, and the plot beside it")
+    args = parser.parse_args(argv)
+    logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    gpu = args.device == "cuda"
+    cells = QUICK if args.quick else gpu_grid() if gpu else grid()
+    if args.cell:
+        cells = [(args.cell[0], *map(int, args.cell[1:4]), args.cell[4] in ("1", "tower"))]
+    ways = [way for way in WAYS if way in args.ways and (way != "repeng" or repeng())]
+    report = {"cells": {}, "decode": {}}
+    if args.json and args.json.exists():
+        report |= json.loads(args.json.read_text())
+    start = time.monotonic()
+    for cell in cells:
+        name = name_of(cell)
+        decoding = cell in DECODE or args.decode
+        if name in report["cells"] and (not decoding or name in report["decode"]):
+            continue
+        if time.monotonic() - start > args.seconds:
+            print("stopped in time; call again to go on")
+            break
+        asked = None  # before the next model is made
+        asked = Cell(*cell, args.device)
+        if name not in report["cells"]:
+            skipped = ("apart", "answer") if asked.prompt["input_ids"].numel() > LARGE else ("answer",)
+            report["cells"][name] = measure(
+                asked, [way for way in ways if way not in skipped], args.tokens, args.cell_seconds
+            )
+        if decoding:
+            report["decode"][name] = decode(asked)
+        print(name, json.dumps(report["cells"][name]), report["decode"].get(name, ""), flush=True)
+        summarize(report)
+        where = torch.cuda.get_device_name() + ", bf16" if gpu else f"one thread of {os.cpu_count()} cores, fp32"
+        report["machine_gpu" if gpu else "machine"] = f"{where}, {platform.machine()}, torch {torch.__version__}"
+        if args.json:
+            args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(table(report["cells"]))
+    print(json.dumps({key: report[key] for key in ("cpu", "cpu_micro", "gpu") if key in report}, indent=1))
+    if args.page:
+        shown = re.sub(
+            r"(<!-- table -->\n).*?(<!-- end -->)",
+            lambda found: found[1] + table(report["cells"]) + "\n" + found[2],
+            args.page.read_text(encoding="utf-8"),
+            flags=re.S,
+        )
+        args.page.write_text(shown, encoding="utf-8")
+        plot(report["cells"], args.page.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
