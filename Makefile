@@ -41,7 +41,7 @@ versions-%: constraints.txt pyproject.toml
 micro: $(STAMP)-train
 	@$(VENV)/bin/vift-micro --output runs/vift-micro $(ARGS)
 
-# Every claim of the paper over three seeds; stopped or killed, it goes on where it was. Writes docs/paper/.
+# Every claim of the paper over three seeds; stopped or killed, it goes on where it was. Writes docs/results/paper/.
 paper: $(STAMP)-train
 	@$(VENV)/bin/python -m vift_studies.paper.plan $(ARGS)
 

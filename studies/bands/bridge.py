@@ -4,7 +4,7 @@
 
 Overlap above chance of each layer's input (1000 scenes of the validation split; `vift_layers.band`) against the
 accuracy of fusion at that layer alone (alpha 0, beta 1) and of bands at alpha 1 and their best dose, as the sweep of
-`make paper` measured them on the same models (docs/paper/results.json, validation split). Writes docs/layers/bridge/.
+`make paper` measured them on the same models (docs/results/paper/results.json, validation split). Writes docs/results/bridge/.
 """
 
 import argparse
@@ -130,15 +130,15 @@ Where picture and words come to be arranged alike (overlap above chance), agains
 
 {WHY[found["verdict"]["single"]]}
 Made by `python -m vift_studies.bands.bridge --models {" ".join(models)}`; figures: [bridge.json](bridge.json); the
-sweep of fusion is that of [docs/paper](../../paper/README.md) (300 validation questions a seed).
+sweep of fusion is that of [docs/results/paper](../../paper/README.md) (300 validation questions a seed).
 """
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", required=True, help="the models of `make paper`, one a seed, in order")
-    parser.add_argument("--sweeps", type=Path, default=Path("docs/paper/results.json"))
-    parser.add_argument("--output", type=Path, default=Path("docs/layers/bridge"))
+    parser.add_argument("--sweeps", type=Path, default=Path("docs/results/paper/results.json"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results/bridge"))
     args = parser.parse_args(argv)
     sweeps = json.loads(args.sweeps.read_text(encoding="utf-8"))["sweeps"]
     profiles: dict[str, list] = {"last": [], "mean": []}

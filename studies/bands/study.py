@@ -6,7 +6,7 @@ From each seed's stage-1 checkpoint, one pass over visual questions (ten of fift
 recipe's rows), with the recipe of `make paper`'s visual-instruction baseline, all else equal; only `train_layers`
 differs (`arms`). The band is that of the rule (`vift_layers.band`), run on the stage-1 model and scenes of the
 training split. Every arm is then asked 600 questions of the test split, with the picture and with the scene in words.
-Steps are those of `paper.Runner`: a run that was stopped or killed goes on where it was. Writes docs/layers/bands/:
+Steps are those of `paper.Runner`: a run that was stopped or killed goes on where it was. Writes docs/results/bands/:
 bands.json, bands.png, README.md.
 """
 
@@ -203,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--arm", choices=list(ARMS))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--work", type=Path, default=Path("runs/paper"), help="where steps keep their results")
-    parser.add_argument("--output", type=Path, default=Path("docs/layers/bands"), help="where page and figures go")
+    parser.add_argument("--output", type=Path, default=Path("docs/results/bands"), help="where page and figures go")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="steps at a time, one thread each")
     parser.add_argument("--page", action="store_true", help="only write the page, from the steps that are done")

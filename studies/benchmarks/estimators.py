@@ -1,8 +1,8 @@
 """The estimators of `vift_layers.geometry` against maintained libraries, and what a large analysis costs.
 
-    python studies/benchmarks/estimators.py agree --reference OTHER/bin/python --json docs/layers/estimators.json
-    python studies/benchmarks/estimators.py naive --json docs/layers/naive.json
-    python studies/benchmarks/estimators.py cost --json docs/layers/cost.json
+    python studies/benchmarks/estimators.py agree --reference OTHER/bin/python --json docs/results/estimators/agree.json
+    python studies/benchmarks/estimators.py naive --json docs/results/estimators/naive.json
+    python studies/benchmarks/estimators.py cost --json docs/results/estimators/cost.json
 
 `agree`: DADApy and scikit-dimension pin other versions than ours, so they run in an environment of their own (`python
 -m venv OTHER && OTHER/bin/pip install dadapy==0.3.3 scikit-dimension`), on the same points; CKA is compared with

@@ -1,8 +1,8 @@
 """What fusion costs: time to first token, time a token, peak memory, beside a plain model and six other ways.
 
-    OMP_NUM_THREADS=1 python studies/benchmarks/latency.py --json docs/performance.json --page docs/performance.md
+    OMP_NUM_THREADS=1 python studies/benchmarks/latency.py --json docs/results/performance/performance.json --page docs/performance.md
     OMP_NUM_THREADS=1 python studies/benchmarks/latency.py --quick             # three cells, about a minute
-    python studies/benchmarks/latency.py --device cuda --json docs/performance.json      # the 7B shape in bf16
+    python studies/benchmarks/latency.py --device cuda --json docs/results/performance/performance.json      # the 7B shape in bf16
 
 Cells that are in the JSON file already are not run again, and `--seconds 300` stops before the cell that would start
 later than that: call it again to go on. Ways, on the same weights (random; a quarter of a 0.5B model, see `ways.py`):

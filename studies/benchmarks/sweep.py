@@ -1,6 +1,6 @@
 """`vift-sweep` beside the naive loop of separate runs: same answers, and how much less time.
 
-    python studies/benchmarks/sweep.py --json docs/sweep.json           # 28 settings, 400 questions
+    python studies/benchmarks/sweep.py --json docs/results/sweep/sweep.json           # 28 settings, 400 questions
     python studies/benchmarks/sweep.py --processes 4                               # four of the 28 commands, scaled up
 
 Three ways to ask 7 betas x 4 bands on the micro-world's validation questions:

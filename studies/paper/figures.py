@@ -1,6 +1,6 @@
 """Figures of the paper in a box, from the results of its steps.
 
-`collect` gathers them into one dict, docs/paper/results.json; a part whose steps are not done is missing. Scores are
+`collect` gathers them into one dict, docs/results/paper/results.json; a part whose steps are not done is missing. Scores are
 over questions x seeds: mean, 95 % bootstrap interval over questions, one accuracy a seed, and the shares of captions,
 wrong kinds, garbage and empty answers.
 """

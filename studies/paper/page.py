@@ -1,4 +1,4 @@
-"""The page of the paper in a box: docs/paper/README.md, its plots, and results.json, all from `paper_figures.collect`.
+"""The page of the paper in a box: docs/results/paper/README.md, its plots, and results.json, all from `paper_figures.collect`.
 
 `page(results)` is the Markdown, so that the page can be made again from results.json alone; a section whose steps are
 not done says so.

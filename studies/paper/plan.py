@@ -5,7 +5,7 @@
 `plan` is the whole run as a list of steps: each is one command of this project, in a process of its own, with one
 result (a folder or a JSON file). A step whose mark stands in `<work>/steps/` is skipped, so that a run that was
 stopped, or killed, goes on where it was; results are written beside their place and moved there whole. Two steps run
-side by side, one thread each. When all are done (or with `--page`, at any time) `paper_page` writes docs/paper/.
+side by side, one thread each. When all are done (or with `--page`, at any time) `paper_page` writes docs/results/paper/.
 """
 
 import argparse
@@ -276,7 +276,7 @@ def check_recipe(work: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, default=Path("runs/paper"), help="where steps keep their results")
-    parser.add_argument("--output", type=Path, default=Path("docs/paper"), help="where page, plots and figures go")
+    parser.add_argument("--output", type=Path, default=Path("docs/results/paper"), help="where page, plots and figures go")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="steps at a time, one thread each")
     parser.add_argument("--page", action="store_true", help="only write the page, from the steps that are done")

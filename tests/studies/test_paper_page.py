@@ -1,4 +1,4 @@
-"""docs/paper/README.md is its results file, and every figure of the page has its plot."""
+"""docs/results/paper/README.md is its results file, and every figure of the page has its plot."""
 
 import json
 from pathlib import Path

@@ -1,0 +1,99 @@
+"""Files that commands write: JSON with one record a line, Markdown tables, and by what a result was made."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def json_lines(value, depth: int = 2, indent: str = "") -> str:
+    """JSON in which everything below `depth` containers stands on one line, so that a diff shows records."""
+    if depth == 0 or not isinstance(value, dict | list) or not value:
+        return json.dumps(value, ensure_ascii=False)
+    inner = indent + " "
+    if isinstance(value, list):
+        if not any(isinstance(one, dict | list) for one in value):
+            return json.dumps(value, ensure_ascii=False)
+        lines = [inner + json_lines(one, depth - 1, inner) for one in value]
+        return "[\n" + ",\n".join(lines) + f"\n{indent}]"
+    lines = [f"{inner}{json.dumps(str(key))}: {json_lines(one, depth - 1, inner)}" for key, one in value.items()]
+    return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+
+
+def write_json(path: Path, value) -> None:
+    """Writes `value`, one record a line: whole or not at all."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json_lines(value) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def read_json(path: Path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def markdown_table(header: list, rows: list[list]) -> str:
+    """A Markdown table; cells are put as `str` gives them."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def weights_sha256(folder: Path) -> str | None:
+    """SHA-256 over the weights files of a model's folder; None where there are none, as for a Hub id."""
+    files = sorted(Path(folder).glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest() if files else None
+
+
+def commit() -> str:
+    """The commit of this checkout, with a + where files differ from it; "unknown" outside one."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=10", "--exclude=*", "--dirty=+"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def machine() -> str:
+    """Processor, Python, torch and transformers."""
+    import torch
+    import transformers
+
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return (
+        f"{names[0] if names else platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}"
+    )
+
+
+def made_by(command: str, *models) -> dict:
+    """
+    What a result says of itself, under the key "made": the command, the commit of the code, each model's weights.
+
+    Args:
+        command: as a reader can type it.
+        models: folders of checkpoints.
+
+    Returns:
+        {"command", "commit", "weights": {folder's name: first 12 digits of the SHA-256}, "machine"}.
+    """
+    weights = {Path(model).name: (weights_sha256(model) or "unknown")[:12] for model in models}
+    return {"command": command, "commit": commit(), "weights": weights, "machine": machine()}
+
+
+def made_line(made: dict) -> str:
+    """`made_by` in one line: what a page prints, and what a picture carries as its `Source`."""
+    weights = ", ".join(f"{name} {digits}" for name, digits in made["weights"].items())
+    return f"{made['command']} (commit {made['commit']}{'; weights ' + weights if weights else ''}; {made['machine']})"
+
+
+def save_figure(figure, path: Path, made: dict, **options) -> None:
+    """A matplotlib figure as PNG, with `made_line` in the file's text field `Source`."""
+    figure.savefig(path, metadata={"Source": made_line(made)}, **options)
