@@ -2,13 +2,18 @@
 
 from .attach_vift import attach_fusion, detach_fusion
 from .configuration_vift import VIFTConfig
-from .fusion_vift import FusionSettings, PromptFusion, TextStream
+from .fusion_vift import FusionEdit, FusionPlan, is_one_of, position_in_row, text_positions
 from .modeling_vift import VIFTForConditionalGeneration, VIFTModel
-from .streams_vift import TextStreamCache
+from .settings_vift import FUSION_RULES, FUSION_SPANS, OVERRIDES, FusionSettings, resolve_fusion
+from .text_run_vift import TextStream, TextStreamCache
 
 __all__ = [
+    "FUSION_RULES",
+    "FUSION_SPANS",
+    "OVERRIDES",
+    "FusionEdit",
+    "FusionPlan",
     "FusionSettings",
-    "PromptFusion",
     "TextStream",
     "TextStreamCache",
     "VIFTConfig",
@@ -16,4 +21,8 @@ __all__ = [
     "VIFTModel",
     "attach_fusion",
     "detach_fusion",
+    "is_one_of",
+    "position_in_row",
+    "resolve_fusion",
+    "text_positions",
 ]

@@ -57,7 +57,7 @@ def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
     base = _base(model)
     name = type(base).__name__
     native = getattr(base, "native_class", type(base))
-    if issubclass(native, FusedGeneration) or hasattr(native, "text_stream"):
+    if issubclass(native, FusedGeneration) or hasattr(native, "text_run"):
         raise ValueError(f"model={name} fuses already: set model.config.fusion_*, or pass them to generate()")
     if not isinstance(base, PreTrainedModel) or not isinstance(base, GenerationMixin):
         raise ValueError(f"model={name} is no transformers model with generate()")

@@ -7,11 +7,10 @@ The defaults are the 7B model of arXiv 2502.11427: SigLIP-so400m-patch14-384 (fe
 from typing import Any
 
 from transformers import AutoConfig, LlavaConfig
-from transformers.configuration_utils import SubConfigSpec
-from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.utils.versions import require_version
 
-from .fusion_vift import resolve_fusion
+from .interfaces_vift import SubConfigSpec, serve_as_multimodal
+from .settings_vift import resolve_fusion
 
 TRANSFORMERS = "transformers>=5.23,<5.25"
 require_version(TRANSFORMERS, f"VIFT needs {TRANSFORMERS}: pip install '{TRANSFORMERS}'")
@@ -125,7 +124,6 @@ class VIFTConfig(LlavaConfig):
             resolve_fusion(self, fusion)
 
 
-# `transformers serve` reads this table, between loading the config and the model, for what takes images
-MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault("vift", "VIFTForConditionalGeneration")
+serve_as_multimodal("vift", "VIFTForConditionalGeneration")
 
 __all__ = ["VIFTConfig"]

@@ -26,7 +26,7 @@ from gradio.themes.utils.fonts import Font, LocalFont  # noqa: E402
 from PIL import Image  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 
-from modeling_vift.fusion_vift import FUSION_RULES, FUSION_SPANS, resolve_fusion  # noqa: E402
+from modeling_vift import FUSION_RULES, FUSION_SPANS, resolve_fusion  # noqa: E402
 from space import limits, views  # noqa: E402
 from space.endpoints import Endpoints, scene_picture  # noqa: E402
 from space.engine import UNFUSED, Engine  # noqa: E402

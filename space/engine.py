@@ -17,7 +17,7 @@ import torch
 from transformers.generation.stopping_criteria import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from modeling_vift.fusion_vift import resolve_fusion
+from modeling_vift import resolve_fusion
 from vift_eval.cli import UserError
 from vift_eval.models import SMALL, load_model, unknown_words
 

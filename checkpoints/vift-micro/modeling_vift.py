@@ -8,32 +8,29 @@ Vision tower -> two-layer MLP -> decoder LM; attention, caches and the decoder l
 import torch
 from torch import nn
 from transformers import GenerationMixin, LlavaForConditionalGeneration, LlavaModel, LlavaPreTrainedModel
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
-from .calibration_vift import calibrate
 from .configuration_vift import VIFTConfig
-from .fusion_vift import resolve_fusion
-from .generation_vift import CACHE, FusedGeneration, generating, register_fusion_hooks
+from .fusion_vift import running_plan
+from .generation_vift import FusedGeneration, register_fusion_hooks
+from .interfaces_vift import CACHE, InitialisedAsTransformers, load_with_names_of_llava
+from .settings_vift import resolve_fusion
 
 
-class VIFTModel(LlavaModel):
-    """Vision tower -> two-layer MLP -> decoder LM, without the LM head; `fusion` of `forward` is a `PromptFusion`."""
+class VIFTModel(InitialisedAsTransformers, LlavaModel):
+    """Vision tower -> two-layer MLP -> decoder LM, without the LM head; `fusion` of `forward` is a `FusionEdit`."""
 
     config: VIFTConfig
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        """False: every part initialises as transformers' own (the rule for custom code skips SigLIP's attention)."""
-        return False
 
     def __init__(self, config: VIFTConfig):
         super().__init__(config)
         register_fusion_hooks(self.language_model)
 
 
-class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneration, GenerationMixin):
+class VIFTForConditionalGeneration(
+    InitialisedAsTransformers, FusedGeneration, LlavaForConditionalGeneration, GenerationMixin
+):
     """
     VIFT with LM head. Everything `generate()` of transformers does, fused as the config's `fusion_*` fields say.
 
@@ -48,12 +45,6 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
     """
 
     config: VIFTConfig
-    packs = True
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        """False: every part initialises as transformers' own (the rule for custom code skips SigLIP's attention)."""
-        return False
 
     def __init__(self, config: VIFTConfig):
         LlavaPreTrainedModel.__init__(self, config)
@@ -66,21 +57,10 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
         return self.config
 
     def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        past_key_values=None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        image_sizes: torch.Tensor | None = None,
-        mm_encoder_outputs: dict | None = None,
-        fusion=None,
-        cache=None,
-        **kwargs: Unpack[TransformersKwargs],
-    ):
+        self, input_ids=None, pixel_values=None, attention_mask=None, position_ids=None, past_key_values=None,
+        inputs_embeds=None, labels=None, logits_to_keep=0, image_sizes=None, mm_encoder_outputs=None, fusion=None,
+        cache=None, **kwargs: Unpack[TransformersKwargs],
+    ):  # fmt: skip
         """
         `LlavaForConditionalGeneration.forward`, unfused unless `fusion` is given.
 
@@ -88,7 +68,7 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
             fusion (`bool`, `str`, `dict`, *optional*):
                 True, a preset's name or a dict such as `{"beta": 0.1}` for fused scoring: the prompt is fused and
                 the rest is read as `generate()` would have. With `labels`, a row's prompt ends before its first
-                label that is not -100; without (or with `fusion_answer`), it is the whole row. A `PromptFusion` is
+                label that is not -100; without (or with `fusion_answer`), it is the whole row. A `FusionEdit` is
                 applied as it is.
 
         Raises:
@@ -100,11 +80,11 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
         if cache is not None:
             kwargs[CACHE] = cache
         cache = past_key_values if cache is None else cache
-        if not torch.compiler.is_compiling() and not generating() and not cache:
+        images = {"pixel_values": pixel_values, "image_sizes": image_sizes, "mm_encoder_outputs": mm_encoder_outputs}
+        if not torch.compiler.is_compiling() and running_plan()[0] is None and not cache:
             self._check_images(input_ids, pixel_values, mm_encoder_outputs)
         if isinstance(fusion, bool | str | dict):
-            settings = resolve_fusion(self.config, fusion)
-            fusion = None
+            settings, fusion = resolve_fusion(self.config, fusion), None
             if settings is not None:
                 if input_ids is None or (cache is not None and cache.get_seq_length() > 0):
                     raise ValueError(
@@ -113,34 +93,15 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
                 mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
                 whole = labels is None or settings.answer
                 prompt_mask = mask if whole else mask * (labels == -100).cumprod(dim=1)
-                fusion = self._plan_fusion(
-                    settings,
-                    input_ids,
-                    prompt_mask,
-                    attention_mask=mask,
-                    position_ids=position_ids,
-                    pixel_values=pixel_values,
-                    image_sizes=image_sizes,
-                    mm_encoder_outputs=mm_encoder_outputs,
-                )
+                image_run = images | {"attention_mask": mask, "position_ids": position_ids}
+                plan = self._plan_fusion(settings, input_ids, prompt_mask, **image_run)
+                fusion = None if plan is None else plan.edit(*input_ids.shape, 0)
         if fusion is not None:
             kwargs["fusion"] = fusion
+        prompt = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         return super().forward(
-            input_ids=input_ids,
-            pixel_values=pixel_values,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            labels=labels,
-            logits_to_keep=logits_to_keep,
-            image_sizes=image_sizes,
-            mm_encoder_outputs=mm_encoder_outputs,
-            **kwargs,
+            **prompt, **images, inputs_embeds=inputs_embeds, labels=labels, logits_to_keep=logits_to_keep, **kwargs
         )
-
-    def calibrate(self, processor, images, questions, **options) -> dict:
-        """Choose alpha, dose and band from unlabelled prompts and keep them in the config: `calibration_vift`."""
-        return calibrate(self, processor, images, questions, **options)
 
     def _check_prompt(self, input_ids, past: int, new_ids_only: bool, kwargs):
         if past and not new_ids_only and "pixel_values" in kwargs:
@@ -188,9 +149,7 @@ class VIFTForConditionalGeneration(FusedGeneration, LlavaForConditionalGeneratio
 
 
 VIFTConfig.register_for_auto_class()
-# Llava's names for the weights, so that Llava checkpoints load (custom classes inherit no conversion)
-for _ours, _llavas in (("vift", "llava"), ("VIFTModel", "LlavaModel")):
-    register_checkpoint_conversion_mapping(_ours, get_checkpoint_conversion_mapping(_llavas), overwrite=True)
+load_with_names_of_llava("vift", "VIFTModel")
 VIFTForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
 
 __all__ = ["VIFTForConditionalGeneration", "VIFTModel"]

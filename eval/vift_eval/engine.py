@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 
 from modeling_vift import TextStreamCache
-from modeling_vift.fusion_vift import OVERRIDES, FusionSettings, resolve_fusion
+from modeling_vift import OVERRIDES, FusionSettings, resolve_fusion
 
 from .images import open_image, to_rgb
 

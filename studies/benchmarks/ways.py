@@ -121,7 +121,7 @@ class Cell:
             if tower
             else {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=list(features))}}
         )
-        self.stream = self.fused.text_stream(**self.prompt, fusion_layers=self.band)
+        self.stream = self.fused.text_run(**self.prompt, fusion_layers=self.band)
         self.vectors = {layer: torch.randn(config.text_config.hidden_size).to(*here) for layer in self.band}
         self.limit = self._limit(config, text_tokens, tower)
 

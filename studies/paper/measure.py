@@ -19,7 +19,7 @@ from transformers import Qwen2ForCausalLM
 from transformers.utils import logging
 
 from modeling_vift.calibration_vift import DOSES, calibrate, default_bands, replacements
-from modeling_vift.fusion_vift import resolve_fusion
+from modeling_vift import resolve_fusion
 from vift_eval.answers.baselines import ask, cost, merge_language_model, static_vectors
 from vift_eval.answers.conditions import FUSION_FIELDS, MODES, load, scene_from_caption
 from vift_microworld import (

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from modeling_vift.fusion_vift import resolve_fusion
+from modeling_vift import resolve_fusion
 from vift_eval import calibrate as command
 from vift_eval.answers.conditions import load, scene_from_caption
 from vift_eval.models import BUNDLED

@@ -222,7 +222,7 @@ def test_what_is_no_vift_model_is_refused(run, tmp_path, tiny_checkpoint):
     refused(run(model=other), "not a VIFT model", "llava")
     (other / "config.json").write_text("{")
     refused(run(model=other), "llava")
-    code = ("configuration_vift.py", "fusion_vift.py", "generation_vift.py", "streams_vift.py", "modeling_vift.py")
+    code = ("configuration_vift.py", "fusion_vift.py", "generation_vift.py", "text_run_vift.py", "modeling_vift.py")
     for name in ("config.json", *code):
         (other / name).write_bytes((tiny_checkpoint / name).read_bytes())
     refused(run(model=other), "does not load")  # no weights

@@ -14,6 +14,7 @@ import pytest
 
 from tests.eval.benchmarks import OURS, ROOT, write
 from tests.eval.judge import judge
+from tests.modeling.tiny import text_passes
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 MODEL = ROOT / "checkpoints" / "vift-micro"
@@ -227,7 +228,7 @@ def test_one_batch_mixes_tasks_and_keeps_each_requests_settings(model, task):
     assert short == {"max_new_tokens": 3, "until": ["\n\n"]} and long == {"max_new_tokens": 9}
 
 
-def test_batches_hold_as_many_pictures_a_row_and_a_question_asked_again_is_not_run_again(model, task, monkeypatch):
+def test_batches_hold_as_many_pictures_a_row_and_a_question_asked_again_is_not_run_again(model, task):
     task.docs.append(
         {"images": [image for doc in task.docs[:2] for image in doc["images"]]}
     )  # document 4: two pictures
@@ -236,12 +237,10 @@ def test_batches_hold_as_many_pictures_a_row_and_a_question_asked_again_is_not_r
     requests = [task.request(doc, texts[doc], settings) for doc in (0, 3, 4, 1, 4, 3, 2, 0, 4)]
     batches = [[requests[i].doc_id for i in batch] for _, batch in model._batches(requests, [settings] * 9)]
     assert batches == [[4, 4, 4, 1], [0, 2, 0, 3], [3]]
-    passes, record = [], model.engine.model._record
-    recorded = lambda *args, **kwargs: passes.append(len(kwargs["input_ids"])) or record(*args, **kwargs)  # noqa: E731
-    monkeypatch.setattr(model.engine.model, "_record", recorded)
+    passes = text_passes(model.engine.model)
     answers = [one.text for one in model.generate_until(requests)]
-    assert passes == [2, 1], "three questions with pictures, each run once"
-    assert answers == [model.generate_until([one])[0].text for one in requests] and passes == [2, 1]
+    assert [rows for rows, _ in passes] == [2, 1], "three questions with pictures, each run once"
+    assert answers == [model.generate_until([one])[0].text for one in requests] and len(passes) == 2
 
 
 def test_until_cuts_except_the_injected_blank_line():

@@ -115,7 +115,7 @@ def test_everything_is_published_in_one_commit(hub, published):
         "AutoModelForImageTextToText",
         "AutoModelForMultimodalLM",
     }
-    for name in ("modeling_vift.py", "generation_vift.py", "streams_vift.py", "fusion_vift.py"):
+    for name in ("modeling_vift.py", "generation_vift.py", "text_run_vift.py", "fusion_vift.py"):
         assert files[name] == (stage.CODE / name).read_bytes()
     for name in stage.CUSTOM_GENERATE:
         assert files[f"custom_generate/{name}"] == (stage.CODE / name).read_bytes()

@@ -7,7 +7,17 @@ from transformers import DynamicCache
 
 from modeling_vift import TextStreamCache
 from tests.modeling.reference import vift_logits
-from tests.modeling.tiny import IMAGE, LAYERS, PAD, PROMPTS, batch_inputs, images_of, row_inputs, tiny_model
+from tests.modeling.tiny import (
+    IMAGE,
+    LAYERS,
+    PAD,
+    PROMPTS,
+    batch_inputs,
+    images_of,
+    row_inputs,
+    text_passes,
+    tiny_model,
+)
 
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "suppress_tokens": [IMAGE]}
 DETAILS = {"output_logits": True, "return_dict_in_generate": True}
@@ -89,15 +99,10 @@ def test_beams_equal_beams_of_the_row_alone_and_their_scores_are_those_of_scorin
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_the_text_run_goes_on_with_the_answer(model, beams, monkeypatch):
+def test_the_text_run_goes_on_with_the_answer(beams):
     """After the first pass each step runs one token of each different text, whatever becomes of the beams."""
-    shapes, record = [], model._record
-
-    def counting(layers, rows, columns, **inputs):
-        shapes.append(tuple(inputs["input_ids"].shape))
-        return record(layers, rows, columns, **inputs)
-
-    monkeypatch.setattr(model, "_record", counting)
+    model = tiny_model()
+    shapes = text_passes(model)
     model.generate(**batch_inputs((0, 1, 3)), **GREEDY, **THROUGHOUT, num_beams=beams)
     assert shapes[0] == (3, 7) and len(shapes) == 6
     assert all(width == 1 and rows <= 3 * beams for rows, width in shapes[1:]), shapes
@@ -129,7 +134,7 @@ def test_what_does_not_go_with_it_is_refused_by_name(model):
         ({"fusion_answer": 1}, "fusion_answer=1 must be True or False"),
         ({"fusion_rule": "independent"}, "fusion_answer=True needs the rule 'cascade'"),
         ({"fusion_rule": "additive", "alpha": 0.9}, "not 'additive'"),
-        ({"text_stream": model.text_stream(row_inputs(0)["input_ids"], None, 1.0)}, "prompt's text run only"),
+        ({"text_stream": model.text_run(row_inputs(0)["input_ids"], None, 1.0)}, "prompt's text run only"),
     ]:
         with pytest.raises(ValueError, match=message):
             model.generate(**row_inputs(0), **GREEDY, **THROUGHOUT | bad)

@@ -150,7 +150,7 @@ def test_fused_scoring_refuses_what_it_cannot_fuse(model):
 
 
 def test_a_text_stream_that_does_not_fit_is_refused(model):
-    stream = model.text_stream(**{k: v for k, v in row_inputs(0).items() if k != "pixel_values"})
+    stream = model.text_run(**{k: v for k, v in row_inputs(0).items() if k != "pixel_values"})
     with pytest.raises(ValueError, match="text_stream has 7 states for layer 2, the prompts have 4 text tokens"):
         model.generate(**row_inputs(1), **GREEDY, text_stream=stream)
     with pytest.raises(ValueError, match="text_stream has no states for layer 0"):
@@ -158,7 +158,7 @@ def test_a_text_stream_that_does_not_fit_is_refused(model):
     with pytest.raises(ValueError, match="text_stream is given but nothing is fused"):
         model.generate(**row_inputs(2), **GREEDY, text_stream=stream)
     with pytest.raises(ValueError, match="hold no image token"):
-        model.text_stream(torch.tensor([PROMPTS[2]]))
+        model.text_run(torch.tensor([PROMPTS[2]]))
 
 
 def test_a_language_model_that_cannot_be_fused_is_named():

@@ -9,31 +9,19 @@ from transformers import StaticCache
 
 from modeling_vift import TextStreamCache
 from tests.modeling.test_golden import TOLERANCE, golden, relative_error
-from tests.modeling.tiny import IMAGE, PROMPTS, batch_inputs, row_inputs, tiny_model
+from tests.modeling.tiny import IMAGE, PROMPTS, batch_inputs, row_inputs, text_passes, tiny_model
 
 STRONG = {"beta": 0.4, "fusion_layers": 1.0}
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "suppress_tokens": [IMAGE]}
 DETAILS = {"output_logits": True, "return_dict_in_generate": True}
 
 
-def counted(model):
-    """`model`, which notes the shape of each text pass in `model.passes`."""
-    model.passes, record = [], model._record
-
-    def counting(layers, rows, columns, **inputs):
-        if "pixel_values" not in inputs:
-            model.passes.append(tuple(inputs["input_ids"].shape))
-        return record(layers, rows, columns, **inputs)
-
-    model._record = counting
-    return model
-
-
 @pytest.mark.parametrize("rule", ["cascade", "additive", "independent"])
 @pytest.mark.parametrize("span", ["all", "after_image"])
 def test_kept_and_repeated_questions_agree_with_the_reference(rule, span):
     """The first call runs four questions of five rows, one twice; the second none, with other coefficients."""
-    model, cache = counted(tiny_model()), TextStreamCache()
+    model, cache = tiny_model(), TextStreamCache()
+    passes = text_passes(model)
     rows = (0, 3, 0, 2, 1)
     for alpha, beta in ((0.85, 0.3), (0.9, 0.2)):
         knobs = {"alpha": alpha, "beta": beta, "fusion_layers": [1, 2], "fusion_rule": rule, "fusion_span": span}
@@ -45,7 +33,7 @@ def test_kept_and_repeated_questions_agree_with_the_reference(rule, span):
             for step in range(6):
                 ours = out.logits[step][i].numpy()
                 assert relative_error(ours, expected[len(PROMPTS[row]) - 1 + step]) < TOLERANCE
-    assert model.passes == [(3, 7)] and len(cache.streams) == 3
+    assert passes == [(3, 7)] and len(cache.streams) == 3
 
 
 def test_beta_zero_with_a_cache_is_bit_equal_to_unfused():
@@ -59,7 +47,8 @@ def test_beta_zero_with_a_cache_is_bit_equal_to_unfused():
 
 
 def test_the_cache_holds_at_most_its_bytes_and_drops_what_was_used_longest_ago():
-    model = counted(tiny_model())
+    model = tiny_model()
+    passes = text_passes(model)
     size = [7 * 32 * 8, 4 * 32 * 8, 6 * 32 * 8]  # rows 0, 1, 3: T tokens of one layer in float64
     cache = TextStreamCache(max_bytes=size[0] + size[1])
 
@@ -68,12 +57,12 @@ def test_the_cache_holds_at_most_its_bytes_and_drops_what_was_used_longest_ago()
 
     for row in (0, 1, 0):
         ask(row)
-    assert model.passes == [(1, 7), (1, 4)] and cache.bytes == size[0] + size[1]
+    assert passes == [(1, 7), (1, 4)] and cache.bytes == size[0] + size[1]
     ask(3)
     assert len(cache.streams) == 1 and cache.bytes == size[2], "both had to leave"
     ask(1)
     ask(3, layers=(1, 2))  # other layers are another stream, and alone too large with row 1
-    assert len(model.passes) == 5 and cache.bytes <= cache.max_bytes
+    assert len(passes) == 5 and cache.bytes <= cache.max_bytes
     with pytest.raises(ValueError, match="max_bytes=-1 "):
         TextStreamCache(-1)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_vift.fusion_vift import FUSION_RULES, FUSION_SPANS
+from modeling_vift import FUSION_RULES, FUSION_SPANS
 from tests.modeling.reference import vift_logits
 from tests.modeling.tiny import IMAGE, NUM_IMAGES, PROMPTS, batch_inputs, images_of, tiny_model
 

@@ -74,7 +74,7 @@ def test_the_edit_is_exactly_where_stated(model, layer, span, first):
     with torch.no_grad():
         plain = model(**inputs, output_hidden_states=True).hidden_states
         fused = model(**inputs, output_hidden_states=True, fusion=fusion).hidden_states
-    h_q = model.text_stream(inputs["input_ids"], fusion_layers=[layer])
+    h_q = model.text_run(inputs["input_ids"], fusion_layers=[layer])
     edited = [t for t, token in enumerate(PROMPTS[0]) if token != IMAGE and t >= first]
     others = [t for t in range(len(PROMPTS[0])) if t not in edited]
     for index in range(layer):
@@ -86,7 +86,7 @@ def test_the_edit_is_exactly_where_stated(model, layer, span, first):
 
 def test_text_stream_is_the_text_only_prompt(model):
     """Same ids without the image, contiguous positions 0 ... T-1: a plain run over the text gives the same states."""
-    stream = model.text_stream(**{k: v for k, v in batch_inputs().items() if k != "pixel_values"}, fusion_layers=1.0)
+    stream = model.text_run(**{k: v for k, v in batch_inputs().items() if k != "pixel_values"}, fusion_layers=1.0)
     assert sorted(stream.states) == list(range(LAYERS))
     start = 0
     for row in (0, 1, 3):  # row 2 has no image and takes no part
@@ -102,7 +102,7 @@ def test_text_stream_is_the_text_only_prompt(model):
 
 def test_wrapper_ids_leave_the_text_stream_with_the_image():
     wrapped = tiny_model(image_wrapper_token_ids=[4, 6])
-    stream = wrapped.text_stream(torch.tensor([[3, 4, *IMG, 6, 7, 8]]))
+    stream = wrapped.text_run(torch.tensor([[3, 4, *IMG, 6, 7, 8]]))
     assert stream.columns.tolist() == [0, 7, 8]
 
 
@@ -454,7 +454,7 @@ def test_a_norm_preserving_edit_keeps_the_norm(model):
 
 def test_a_given_text_stream_replaces_the_prompts_own(model):
     inputs = batch_inputs()
-    stream = model.text_stream(inputs["input_ids"], inputs["attention_mask"], fusion_layers=1.0)
+    stream = model.text_run(inputs["input_ids"], inputs["attention_mask"], fusion_layers=1.0)
     own = model.generate(**inputs, **GREEDY, **DETAILS, **STRONG)
     given = model.generate(**inputs, **GREEDY, **DETAILS, **STRONG, text_stream=stream)
     assert torch.equal(logits_of(given), logits_of(own))

@@ -110,12 +110,12 @@ def test_saving_and_loading_keeps_every_weight_and_setting(tmp_path):
     loaded.save_pretrained(again)  # a checkpoint saved from a loaded one is complete too
     assert {file.name for file in again.glob("*.py")} == {
         "modeling_vift.py",
-        "calibration_vift.py",
         "configuration_vift.py",
         "fusion_vift.py",
         "generation_vift.py",
-        "packed_vift.py",
-        "streams_vift.py",
+        "interfaces_vift.py",
+        "settings_vift.py",
+        "text_run_vift.py",
     }
     assert type(AutoModel.from_pretrained(again, trust_remote_code=True)).__name__ == type(model).__name__
 
@@ -167,7 +167,7 @@ def test_the_default_config_is_the_7b_model():
     assert (vision.image_size // vision.patch_size) ** 2 == config.image_seq_length == 729
     assert (text.model_type, text.hidden_size, text.num_hidden_layers) == ("qwen2", 3584, 28)
     assert config.vision_feature_layer == -2 and config.vision_feature_select_strategy == "full"
-    from modeling_vift.fusion_vift import resolve_fusion
+    from modeling_vift import resolve_fusion
 
     assert resolve_fusion(config).layers == tuple(range(14, 28))
     with torch.device("meta"):

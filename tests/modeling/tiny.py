@@ -112,3 +112,15 @@ def batch_inputs(rows=(0, 1, 2, 3), pad_to=None, **kwargs) -> dict:
     ids = torch.tensor([[PAD] * (width - len(PROMPTS[row])) + PROMPTS[row] for row in rows])
     images = [images_of(row, **kwargs) for row in rows]
     return {"input_ids": ids, "attention_mask": (ids != PAD).long(), "pixel_values": torch.cat(images)}
+
+
+def text_passes(model) -> list:
+    """The (rows, tokens) of each text run that `model` makes from now on."""
+    passes = []
+
+    def note(module, args, kwargs):
+        if type(kwargs.get("fusion")).__name__ == "LayerRecorder" and "pixel_values" not in kwargs:
+            passes.append(tuple(kwargs["input_ids"].shape))
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    return passes

@@ -8,7 +8,7 @@ from importlib import util
 import pytest
 import torch
 
-from modeling_vift.fusion_vift import resolve_fusion
+from modeling_vift import resolve_fusion
 from space.app import presets
 from space.endpoints import Endpoints, scene_picture
 from space.engine import UNFUSED, Engine, locate
@@ -110,7 +110,7 @@ def test_without_beta_nothing_moves_and_with_beta_as_much_as_the_formula_says(en
     inputs = engine.prompt(ask(row["question"]), row["images"][0], 1, 1)
     with torch.inference_mode():
         plain = engine.model(**inputs, output_hidden_states=True).hidden_states[2][0]
-        text = engine.model.text_stream(inputs["input_ids"], fusion_layers="2:3")
+        text = engine.model.text_run(inputs["input_ids"], fusion_layers="2:3")
     expected = 0.3 * text.states[2].norm(dim=-1) / plain[text.columns].norm(dim=-1)
     others = [number for number in range(len(tokens)) if number != image]
     torch.testing.assert_close(moved[2, others], expected)

@@ -150,7 +150,7 @@ def evaluate(model, processor, questions, mode: str = "fused", **kwargs) -> list
     if mode == "random_vectors":
 
         def random_stream(batch, inputs):
-            own = model.text_stream(inputs["input_ids"], inputs["attention_mask"], layers)
+            own = model.text_run(inputs["input_ids"], inputs["attention_mask"], layers)
             return {"text_stream": _random_like(own, batch[0])}
 
         kwargs["per_batch"] = random_stream
@@ -166,7 +166,7 @@ def evaluate(model, processor, questions, mode: str = "fused", **kwargs) -> list
                 padding_side="left",
                 return_tensors="pt",
             )
-            return {"text_stream": model.text_stream(other["input_ids"], other["attention_mask"], layers)}
+            return {"text_stream": model.text_run(other["input_ids"], other["attention_mask"], layers)}
 
         kwargs["per_batch"] = other_stream
     return _generate(model, processor, prompts, images, **kwargs)

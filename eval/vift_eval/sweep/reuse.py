@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from modeling_vift.fusion_vift import PromptFusion, TextStream, span_columns
+from modeling_vift import TextStream
 
 from ..engine import Answer, Engine, Request
 
@@ -58,7 +58,7 @@ class Shared:
         for count in counts:
             per_row.append(features[start : start + count])
             start += count
-        stream = engine.model.text_stream(ids, mask, sorted(layers)) if layers else None
+        stream = engine.model.text_run(ids, mask, sorted(layers)) if layers else None
         return cls({"input_ids": ids, "attention_mask": mask}, per_row, stream)
 
     def select(self, rows: list[int]) -> "Shared":
@@ -143,18 +143,14 @@ def check(engine: Engine, shared: Shared, request: Request, settings, offered: d
     if settings is not None and settings.answer:  # the draft is fused too, so its text stream is not the prompt's
         plan = engine.model._plan_fusion(settings, torch.cat([ids, tail], dim=1), whole)
     elif settings is not None and shared.stream is not None:
-        stream, image_id = shared.stream, engine.model.config.image_token_id
-        target = span_columns(settings.span, ids, mask, [image_id], stream.rows, stream.columns)
-        source = (target >= 0).nonzero().flatten()
-        states = {layer: stream.states[layer] for layer in settings.layers}
-        plan = PromptFusion(settings, states, None, stream.rows[source], target[source], source, len(ids))
+        plan = engine.model._plan_fusion(settings, ids, mask, shared.stream)
     logits = engine.model(
         input_ids=torch.cat([ids, tail], dim=1),
         attention_mask=whole,
         position_ids=(whole.cumsum(dim=1) - 1).clamp(min=0),
         logits_to_keep=width + 1,
         use_cache=False,
-        fusion=plan,
+        fusion=None if plan is None else plan.edit(len(ids), whole.shape[1], 0),
         **shared.images(),
     ).logits
     said = logits.argmax(dim=-1).tolist()

@@ -1,0 +1,210 @@
+"""The text run: h(q), hidden states of prompts without their images (arXiv 2502.11427), and where they come from.
+
+A text run has `states_of(model, layers, texts, device)` -> {layer: (N, D)}: the inputs of `layers` at all tokens of
+`texts` (tuples of ids), one text after the other. h(q) depends on the ids and the weights alone, not on the image,
+`alpha`, `beta`, rule or span.
+
+    FreshRun          runs the texts when it is asked, each different one once
+    TextStreamCache   keeps what it ran, for questions that are asked again
+    AnswerRun         goes on with a KV cache of its own as the answer grows (`fusion_answer`)
+    TextStream        given: whatever the texts are
+
+Shapes: T tokens of one text, N of all texts, D hidden size.
+"""
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache
+
+from .fusion_vift import running
+from .interfaces_vift import CACHE, is_sharded, must_finish_forward, weights_version
+
+
+class StopForward(Exception):
+    """Ends a recording run after the last layer that is wanted."""
+
+
+class LayerRecorder:
+    """
+    Stands in the place of a `FusionEdit` and keeps the layer inputs instead of changing them.
+
+    Args:
+        layers: layer indices to keep.
+        rows, columns (`torch.Tensor` of shape (N,)): the tokens to keep.
+        stop_early (`bool`): raise `StopForward` as soon as the last layer's input is kept.
+    """
+
+    def __init__(self, layers: Sequence[int], rows: torch.Tensor, columns: torch.Tensor, stop_early: bool):
+        self.layers, self.rows, self.columns, self.stop_early = set(layers), rows, columns, stop_early
+        self.states: dict[int, torch.Tensor] = {}
+
+    def __call__(self, layer: int, hidden_states: torch.Tensor) -> torch.Tensor:
+        if layer in self.layers:
+            rows, columns = self.rows.to(hidden_states.device), self.columns.to(hidden_states.device)
+            self.states[layer] = hidden_states[rows, columns]
+            # a compiled run goes on to its end: leaving it would break its graph
+            if self.stop_early and layer == max(self.layers) and not torch.compiler.is_compiling():
+                raise StopForward
+        return hidden_states
+
+
+def record(model, layers: Sequence[int], rows, columns, **model_inputs) -> dict[int, torch.Tensor]:
+    """
+    Inputs of `layers` at the given places, each (N, D), in an unfused run through the model's own `forward`.
+
+    Raises:
+        ValueError: the language model does not hand keywords on to its layers.
+    """
+    recorder = LayerRecorder(layers, rows, columns, stop_early=not must_finish_forward(model))
+    model_inputs = {"use_cache": False} | model_inputs | {"logits_to_keep": 1, "fusion": recorder}
+    with running(model, None), suppress(StopForward):
+        model(**model_inputs)
+    if missing := set(layers) - set(recorder.states):
+        name = model.config.get_text_config().model_type
+        raise ValueError(
+            f"text_config.model_type={name!r} cannot be fused: its layers {sorted(missing)} never saw "
+            "the keyword `fusion` of the forward pass"
+        )
+    return recorder.states
+
+
+def split(states: dict, layers: Sequence[int], texts: list) -> dict:
+    """layer -> (N, D) as text -> layer -> (T, D)."""
+    parts = zip(*(states[layer].split([len(text) for text in texts]) for layer in layers))
+    return {text: dict(zip(layers, part)) for text, part in zip(texts, parts)}
+
+
+class FreshRun:
+    """Runs the texts when it is asked: one lean pass, at positions 0 ... T-1, up to the last of `layers`."""
+
+    is_given = False
+
+    def states_of(self, model, layers: tuple, texts: list, device) -> dict[int, torch.Tensor]:
+        streams = self.streams_of(model, layers, list(dict.fromkeys(texts)), device)
+        return {layer: torch.cat([streams[text][layer] for text in texts]) for layer in layers}
+
+    def streams_of(self, model, layers: tuple, texts: list, device) -> dict:
+        """text -> layer -> (T, D) of different texts."""
+        # right-padded and causal: no token sees the padding, so that no mask is needed
+        ids = [torch.tensor(text, device=device) for text in texts]
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        kept = torch.nn.utils.rnn.pad_sequence([torch.ones_like(one) for one in ids], batch_first=True)
+        return split(record(model, layers, *kept.nonzero(as_tuple=True), input_ids=padded), layers, texts)
+
+
+class TextStreamCache(FreshRun):
+    """
+    The last used text streams of one model, safe to share among threads: `generate(text_stream=TextStreamCache())`.
+
+    It empties itself when the weights change or another model comes; the one change that it can't see is writing
+    through `parameter.data`: begin a new cache after that. A kept stream was computed in the batch of its first call,
+    so that it equals a new text pass up to rounding. Models sharded by FSDP2 or DeepSpeed go without.
+
+    Args:
+        max_bytes (`int`): most that the states may take; those used longest ago leave first.
+    """
+
+    def __init__(self, max_bytes: int = 256 * 2**20):
+        if type(max_bytes) is not int or max_bytes < 0:
+            raise ValueError(f"max_bytes={max_bytes!r} must be a whole number of bytes, at least 0")
+        self.max_bytes, self.bytes, self.streams = max_bytes, 0, OrderedDict()  # (layers, ids) -> {layer: (T, D)}
+        self._version, self._lock = None, threading.Lock()
+
+    def streams_of(self, model, layers: tuple, texts: list, device) -> dict:
+        if is_sharded(model):  # all ranks run, or none
+            return super().streams_of(model, layers, texts, device)
+        version = [weakref.ref(model), *weights_version(model.get_decoder())]
+        with self._lock:
+            if self._version != version:
+                self.streams.clear()
+                self.bytes, self._version = 0, version
+            kept = {text: self.streams[layers, text] for text in texts if (layers, text) in self.streams}
+            for text in kept:
+                self.streams.move_to_end((layers, text))
+        new = [text for text in texts if text not in kept]
+        fresh = super().streams_of(model, layers, new, device) if new else {}
+        unchanged = version == [weakref.ref(model), *weights_version(model.get_decoder())]
+        with self._lock:
+            for text in new if unchanged and self._version == version else ():
+                if (layers, text) not in self.streams:  # another thread may have been faster
+                    self.streams[layers, text] = {
+                        layer: state.detach().clone() for layer, state in fresh[text].items()
+                    }
+                    self.bytes += sum(state.nbytes for state in fresh[text].values())
+            while self.bytes > self.max_bytes:
+                self.bytes -= sum(state.nbytes for state in self.streams.popitem(last=False)[1].values())
+        return kept | fresh
+
+
+class AnswerRun(FreshRun):
+    """
+    The text run of prompts and their answers so far, a token longer at each call; lives as long as one `generate()`.
+
+    Beams may change places between calls. Texts that are not the last ones with one token more are run from the start.
+    """
+
+    def __init__(self):
+        self.streams, self.mask, self.cache = {}, None, None  # text -> layer -> (T, D), in the cache's order
+
+    def streams_of(self, model, layers: tuple, texts: list, device) -> dict:
+        before = {text: place for place, text in enumerate(self.streams)}
+        places = [before.get(text[:-1]) for text in texts]
+        if None in places:
+            self.cache, width = DynamicCache(config=model.config.get_text_config()), max(map(len, texts))
+            padding = [[0] * (width - len(text)) for text in texts]
+            self.mask = torch.tensor([pad + [1] * len(text) for pad, text in zip(padding, texts)], device=device)
+            ids = torch.tensor([pad + list(text) for pad, text in zip(padding, texts)], device=device)
+            earlier, new = [{} for _ in texts], texts
+        else:
+            index = torch.tensor(places, device=device)
+            self.cache.batch_select_indices(index)
+            self.mask = torch.cat([self.mask[index], self.mask.new_ones(len(texts), 1)], dim=1)
+            earlier, new = [self.streams[text[:-1]] for text in texts], [text[-1:] for text in texts]
+            ids = torch.tensor(new, device=device)
+        fresh = self.mask[:, -ids.shape[1] :]
+        positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        inputs = {"input_ids": ids, "attention_mask": self.mask, "position_ids": positions, CACHE: self.cache}
+        states = record(model, layers, *fresh.nonzero(as_tuple=True), use_cache=True, **inputs)
+        parts = zip(*(states[layer].split([len(one) for one in new]) for layer in layers))
+        self.streams = {
+            text: {layer: torch.cat([old[layer], part]) if old else part for layer, part in zip(layers, row)}
+            for text, old, row in zip(texts, earlier, parts)
+        }
+        return self.streams
+
+
+@dataclass
+class TextStream:
+    """
+    h(q) that is given: `model.text_run()` makes it, `generate(text_stream=...)` takes it, edited or not.
+
+    Attributes:
+        states (`dict[int, torch.Tensor]`): layer -> (N, D), the input of that layer.
+        rows, columns (`torch.Tensor` of shape (N,)): where each token stands in the (B, S) prompt with image.
+    """
+
+    states: dict[int, torch.Tensor]
+    rows: torch.Tensor
+    columns: torch.Tensor
+    is_given = True
+
+    def states_of(self, model, layers: tuple, texts: list, device) -> dict[int, torch.Tensor]:
+        """
+        Raises:
+            ValueError: a layer is missing, or has other than N states; names both numbers.
+        """
+        count = sum(map(len, texts))
+        for layer in layers:
+            states = self.states.get(layer)
+            if states is None or len(states) != count:
+                number = "no" if states is None else len(states)
+                raise ValueError(
+                    f"text_stream has {number} states for layer {layer}, the prompts have {count} text tokens"
+                )
+        return {layer: self.states[layer] for layer in layers}
