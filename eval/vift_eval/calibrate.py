@@ -59,12 +59,11 @@ def calibrate_model(args: argparse.Namespace) -> None:
     else:
         from vift_microworld import language, visual_questions
 
-        from .answers.conditions import scene_from_caption
+        from .answers.conditions import read_back
 
         rows = visual_questions(args.n, seed=12, split="validation")
         images, questions = [row[0] for row in rows["images"]], list(rows["question"])
-        options = {"caption_query": language.DETAILED_QUERIES[0], "caption_tokens": 48}
-        options["read_back"] = lambda caption, question: f"{scene_from_caption(caption)} {question}"
+        options = {"caption_query": language.DETAILED_QUERIES[0], "caption_tokens": 48, "read_back": read_back}
     if args.caption_query:
         options["caption_query"] = args.caption_query
     model, processor = load_model(args.model)

@@ -8,13 +8,11 @@ prompts are batched: rows are left-padded to answer, right-padded to score. `reu
 Shapes: B prompts, S tokens of the longest.
 """
 
-import inspect
 from dataclasses import dataclass, field
 
 import torch
 
-from modeling_vift import TextStreamCache
-from modeling_vift import OVERRIDES, FusionSettings, resolve_fusion
+from modeling_vift import OVERRIDES, FusionSettings, TextStreamCache, resolve_fusion
 
 from .images import open_image, to_rgb
 
@@ -104,9 +102,7 @@ class Engine:
         self.tokenizer = processor.tokenizer
         eos = model.generation_config.eos_token_id
         self.ends = set(eos if isinstance(eos, list) else [self.tokenizer.eos_token_id if eos is None else eos])
-        # benchmarks ask one question about many pictures; checkpoints saved with older code keep no streams
-        keeps = "kept" in inspect.signature(model.text_stream).parameters
-        self.extra = {"text_stream": TextStreamCache()} if keeps else {}
+        self.extra = {"text_stream": TextStreamCache()}  # benchmarks ask one question about many pictures
         self.positions = model.config.get_text_config().max_position_embeddings
 
     def settings(self, request: Request) -> FusionSettings | None:

@@ -12,7 +12,7 @@ Question rows (`QUESTION_FEATURES`) have the same three columns, with the user t
     family      one of questions.FAMILIES
     question    the words of the question
     answer      the short answer, scored by `scoring.exact_match`
-    scene_text  the scene in words (the "gold" description)
+    scene_text  the scene in words, as the condition oracle_text shows it
 
 What may be trained on: `web_captions` (stage 1), `detailed_captions` and `text_instructions`
 (stage 2). `visual_questions` are for evaluation only; `visual_instructions` are the same questions

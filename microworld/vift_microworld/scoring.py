@@ -5,6 +5,11 @@ import re
 from .scenes import COLORS
 
 _ARTICLES = re.compile(r"\b(?:a|an|the|at)\b")
+# how a caption begins once articles are gone: "this is photo of", "image shows", "picture has"
+_OPENING = re.compile(
+    r"^(?:(?:this|here|there) is )?(?:this )?(?:image|picture|photo|photograph|scene|figure|diagram) (?:.{0,20} )?"
+    r"(?:shows?|showing|depicts?|features?|displays?|contains?|captures?|presents?|illustrates?|is of|of|has)\b"
+)
 _COLORED_DIGIT = re.compile(rf"\b(?:{'|'.join(COLORS)}) \d+\b")
 _SPECIAL = re.compile(r"<\|?[a-z_]+\|?>")
 
@@ -21,10 +26,10 @@ def exact_match(prediction: str, answer: str) -> bool:
 
 
 def is_caption(prediction: str) -> bool:
-    """Whether the text describes a picture instead of answering a question.
+    """Whether the text describes a picture instead of answering a question, as far as its words tell.
 
-    No question family has an answer with a coloured digit ("red 7") in it or of more than two words,
-    so a coloured digit or the caption's opening words are enough to tell.
+    A caption says that it is one ("the image shows ...") or names a coloured digit ("red 7"): no question of the
+    micro-world has an answer with one in it.
     """
     text = normalize_answer(prediction)
-    return bool(_COLORED_DIGIT.search(text)) or text.startswith(("picture shows", "picture has"))
+    return bool(_COLORED_DIGIT.search(text) or _OPENING.search(text))

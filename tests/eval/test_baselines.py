@@ -1,18 +1,19 @@
-"""Rivals of fusion: each is the plain model where it should be, and what it says it is elsewhere."""
+"""Baselines of fusion: each is the plain model where it should be, and what it says it is elsewhere."""
 
 import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from vift_eval.answers.baselines import WAYS, ask, cost, merge_language_model, static_stream, static_vectors
-from vift_eval.answers.conditions import load
-from vift_eval.models import BUNDLED
+from vift_eval.answers.baselines import merge_language_model, static_stream, static_vectors
+from vift_eval.answers.conditions import CONDITIONS, ask, evaluate, meaning
+from vift_eval.answers.generate import decoded
+from vift_eval.models import BUNDLED, load_model
 from vift_microworld import visual_questions
 
 
 @pytest.fixture(scope="module")
 def bundled():
-    return load(str(BUNDLED))
+    return load_model(str(BUNDLED))
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +28,13 @@ def language_model_of(model) -> Qwen2ForCausalLM:
 
 
 def test_mixing_in_nothing_is_the_unfused_answer(bundled, questions):
-    unfused = ask(*bundled, questions, "unfused")
-    assert ask(*bundled, questions, "logit_mix", weight=0.0) == unfused
-    assert ask(*bundled, questions, "logit_mix", weight=0.9) != unfused
+    unfused = evaluate(*bundled, questions, "unfused")
+    assert evaluate(*bundled, questions, "logit_mix", weight=0.0) == unfused
+    assert evaluate(*bundled, questions, "logit_mix", weight=0.9) != unfused
 
 
 def test_mixing_in_the_text_run_alone_is_the_blind_answer(bundled, questions):
-    assert ask(*bundled, questions, "logit_mix", weight=1.0) == ask(*bundled, questions, "blind")
+    assert evaluate(*bundled, questions, "logit_mix", weight=1.0) == evaluate(*bundled, questions, "blind")
 
 
 def test_merging_identical_weights_changes_no_bit(bundled):
@@ -70,7 +71,9 @@ def test_the_static_vector_of_one_question_is_its_own_text_stream(bundled, quest
     model, processor = bundled
     one = questions.select([3])
     vectors = static_vectors(model, processor, one)
-    assert ask(model, processor, one, "static_vector", vectors=vectors) == ask(model, processor, one, "fused")
+    assert evaluate(model, processor, one, "static_vector", vectors=vectors) == evaluate(
+        model, processor, one, "fused"
+    )
 
 
 def test_static_vectors_are_means_by_place_from_the_end(bundled, questions):
@@ -89,19 +92,35 @@ def test_static_vectors_are_means_by_place_from_the_end(bundled, questions):
 
 
 def test_what_is_missing_or_unknown_is_refused(bundled, questions):
-    with pytest.raises(ValueError, match="way must be one of unfused"):
-        ask(*bundled, questions, "guess")
+    with pytest.raises(ValueError, match="condition='guess' must be one of unfused"):
+        evaluate(*bundled, questions, "guess")
     with pytest.raises(ValueError, match="merged_weights.*language_model"):
-        ask(*bundled, questions, "merged_weights")
+        evaluate(*bundled, questions, "merged_weights")
     with pytest.raises(ValueError, match="static_vector.*vectors"):
-        ask(*bundled, questions, "static_vector")
+        evaluate(*bundled, questions, "static_vector")
 
 
-def test_costs_count_every_decoded_token(bundled, questions):
+def test_every_condition_says_what_it_is_and_answers(bundled, questions):
+    model, processor = bundled
+    needs = {
+        "merged_weights": {"language_model": language_model_of(model)},
+        "static_vector": {"vectors": static_vectors(model, processor, questions)},
+        "band": {"fusion_layers": "0:4"},
+        "replaced": {"fusion_layers": "1:2"},
+    }
+    few = questions.select(range(3))
+    for name in CONDITIONS:
+        assert len(evaluate(model, processor, few, name, max_new_tokens=2, **needs.get(name, {}))) == 3, name
+        assert meaning(name) and "\n" not in meaning(name)
+
+
+def test_answers_count_every_decoded_token(bundled, questions):
     model, processor = bundled
     few = questions.select(range(3))
-    spent = cost(model, processor, few, {"blind": {}, "caption_first": {}})
-    assert set(spent) <= set(WAYS) and "generate" not in vars(model)
-    words = [len(processor.tokenizer(text)["input_ids"]) for text in ask(model, processor, few, "blind")]
-    assert spent["blind"]["tokens"] == pytest.approx(sum(words) / 3 + 1, abs=0.01)  # and the end of the answer
-    assert spent["caption_first"]["tokens"] > spent["blind"]["tokens"] + 4
+    blind, captioned = (ask(model, processor, few, name) for name in ("blind", "caption_first"))
+    for answer, after_caption in zip(blind, captioned):
+        words = processor.tokenizer(answer.text)["input_ids"]
+        assert decoded(answer) == len(words) + 1  # and the end of the answer
+        assert decoded(after_caption) > decoded(answer) + 4
+    assert [decoded(a) for a in ask(model, processor, few, "unfused", max_new_tokens=2)] == [2, 2, 2]  # cut off
+    assert "generate" not in vars(model)

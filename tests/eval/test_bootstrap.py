@@ -3,22 +3,7 @@
 import numpy as np
 import pytest
 
-from vift_eval.answers.bootstrap import difference, gap_closed, interval, wilson
-
-
-@pytest.mark.parametrize(
-    "successes, count, expected",
-    # R: prop.test(x, n, correct = FALSE)$conf.int
-    [(0, 10, [0.0, 0.2775]), (5, 10, [0.2366, 0.7634]), (81, 263, [0.2553, 0.3662]), (10, 10, [0.7225, 1.0])],
-)
-def test_wilson_is_the_textbook_interval(successes, count, expected):
-    assert wilson(successes, count) == pytest.approx(expected, abs=2e-4)
-
-
-def test_wilson_refuses_what_is_no_share():
-    for successes, count in ((11, 10), (-1, 10), (0, 0)):
-        with pytest.raises(ValueError, match=f"successes={successes} .* count={count}"):
-            wilson(successes, count)
+from vift_eval.answers.bootstrap import difference, gap_closed, interval
 
 
 def test_the_bootstrap_of_a_share_has_the_width_of_its_standard_error():

@@ -6,13 +6,13 @@ import pytest
 
 from modeling_vift import resolve_fusion
 from vift_eval import calibrate as command
-from vift_eval.answers.conditions import load, scene_from_caption
-from vift_eval.models import BUNDLED
+from vift_eval.answers.conditions import read_back
+from vift_eval.models import BUNDLED, load_model
 from vift_microworld import language, visual_questions
 
 OPTIONS = {
     "caption_query": language.DETAILED_QUERIES[0],
-    "read_back": lambda caption, question: f"{scene_from_caption(caption)} {question}",
+    "read_back": read_back,
     "caption_tokens": 48,
     "answer_tokens": 4,
     "doses": (0.5, 2.0),
@@ -29,7 +29,7 @@ def prompts():
 
 @pytest.fixture(scope="module")
 def calibrated(prompts):
-    model, processor = load(str(BUNDLED))
+    model, processor = load_model(str(BUNDLED))
     return model, processor, model.calibrate(processor, *prompts, **OPTIONS)
 
 
@@ -78,7 +78,7 @@ def test_the_choice_is_in_the_config_and_survives_saving(calibrated, tmp_path):
 
 
 def test_where_nothing_beats_no_fusion_it_is_switched_off(prompts):
-    model, processor = load(str(BUNDLED))
+    model, processor = load_model(str(BUNDLED))
     harmful = OPTIONS | {"bands": ("6:8",), "doses": (-4.0,), "alphas": ()}
     found = model.calibrate(processor, *prompts, **harmful)
     assert found["fusion_dose"] == 0.0 and found["score"] == found["unfused_score"]
@@ -86,7 +86,7 @@ def test_where_nothing_beats_no_fusion_it_is_switched_off(prompts):
 
 
 def test_store_false_leaves_the_config_alone(prompts):
-    model, processor = load(str(BUNDLED))
+    model, processor = load_model(str(BUNDLED))
     before = model.config.to_dict()
     few = [values[:2] for values in prompts]
     model.calibrate(processor, *few, **OPTIONS, store=False)

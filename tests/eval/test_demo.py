@@ -52,9 +52,9 @@ def test_table_json_and_picture(run, tmp_path):
     status, out, err = run("--n", 30, "--json", "results.json")
     assert status == 0, err
     results = json.loads((tmp_path / "results.json").read_text())
-    assert list(results) == ["n", "unfused", "fused", "blind", "gold", "by_family"]
+    assert list(results) == ["n", "unfused", "fused", "blind", "oracle_text", "by_family"]
     assert results["n"] == 30
-    for mode in ("unfused", "fused", "blind", "gold"):
+    for mode in ("unfused", "fused", "blind", "oracle_text"):
         assert set(results[mode]) == SCORES
         low, high = results[mode]["ci95"]
         assert 0 <= low <= results[mode]["accuracy"] <= high <= 1
@@ -77,7 +77,7 @@ def test_scores_are_the_share_of_exact_matches(run):
     assert results["fused"] == {"accuracy": 1.0, "ci95": [1.0, 1.0], "caption_rate": 0.0}
     assert results["unfused"] == {"accuracy": 0.0, "ci95": [0.0, 0.0], "caption_rate": 1.0}
     assert results["blind"]["accuracy"] == 0.25 and results["blind"]["caption_rate"] == 0.75
-    assert results["gold"] is None
+    assert results["oracle_text"] is None
     all_line, caption_line = demo.table(results).splitlines()[-2:]
     assert all_line.split()[:5] == ["all", "20", "0", "[", "0,"] and "100 [100, 100]" in all_line
     assert caption_line.split()[-6:] == ["100", "%", "0", "%", "75", "%"]

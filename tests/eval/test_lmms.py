@@ -123,9 +123,9 @@ def test_text_questions_are_the_demos_scene_in_words(runs, bundled):
     from vift_eval.answers.conditions import evaluate
     from vift_microworld import visual_questions
 
-    gold = evaluate(*bundled, visual_questions(N, split="test"), "gold")
+    in_words = evaluate(*bundled, visual_questions(N, split="test"), "oracle_text")
     results, answers = runs["two"]
-    assert answers["vift_micro_text"] == dict(enumerate(gold))
+    assert answers["vift_micro_text"] == dict(enumerate(in_words))
     assert 0 < results["results"]["vift_micro_caption"]["object_f1,none"] <= 1
 
 

@@ -83,7 +83,8 @@ GRID = ("--limit", 16, "--beta", 0, 0.3, 0.6, "--layers", "0:2", "4:8")
 def test_a_sweep_is_the_separate_runs_and_resumes_after_a_kill(tmp_path, capsys, monkeypatch):
     import pandas as pd
 
-    from vift_eval.answers.conditions import correct, evaluate
+    from vift_eval.answers.conditions import evaluate
+    from vift_eval.answers.outcomes import correct
     from vift_eval.models import load_model
     from vift_eval.sweep import reuse
     from vift_microworld import visual_questions
@@ -153,7 +154,7 @@ def test_bad_arguments_are_one_line_and_status_2(tmp_path, capsys, monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    ("text", "signs"),
+    ("text", "shown"),
     [
         ("", {"empty"}),
         ("  \n", {"empty"}),
@@ -169,7 +170,7 @@ def test_bad_arguments_are_one_line_and_status_2(tmp_path, capsys, monkeypatch, 
         ("I cannot answer that.", {"refusal"}),
     ],
 )
-def test_failure_signs(text, signs):
-    from vift_eval.answers.signs import failures
+def test_failure_signs(text, shown):
+    from vift_eval.answers.outcomes import signs
 
-    assert failures(text) == signs
+    assert signs(text) == shown

@@ -16,9 +16,9 @@ from vift_layers.band import choose_band, overlap_profile
 
 @pytest.fixture(scope="module")
 def tiny(tiny_checkpoint):
-    from vift_eval.answers.conditions import load
+    from vift_eval.models import load_model
 
-    return load(str(tiny_checkpoint))
+    return load_model(str(tiny_checkpoint))
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +106,9 @@ def test_disk_equals_memory_and_a_killed_capture_goes_on(tiny, pairs, tiny_check
     memory = c.capture(model, processor, pairs, batch_size=4)
     code = (
         "import sys, time\nfrom vift_eval.layers.pairs import micro_pairs\n"
-        "from vift_eval.answers.conditions import load\n"
+        "from vift_eval.models import load_model\n"
         "from vift_layers.capture import capture\n"
-        f"capture(*load({str(tiny_checkpoint)!r}), micro_pairs(24), {str(tmp_path / 'c')!r}, batch_size=4, "
+        f"capture(*load_model({str(tiny_checkpoint)!r}), micro_pairs(24), {str(tmp_path / 'c')!r}, batch_size=4, "
         "progress=lambda done: (print(done, flush=True), time.sleep(60 if done == 12 else 0)))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -1,10 +1,8 @@
-"""95 % intervals: bootstrap over questions (means, paired differences, ratios of gaps) and Wilson (shares).
+"""95 % bootstrap intervals over questions: of means, of paired differences, of ratios of gaps.
 
 Arrays of hits are (questions,) or (seeds, questions). The bootstrap draws questions and keeps the seeds: its intervals
 speak of other questions, not of other training runs, whose spread is shown seed by seed.
 """
-
-import math
 
 import numpy as np
 
@@ -51,14 +49,3 @@ def gap_closed(fused, unfused, reached, seed: int = 0, resamples: int = RESAMPLE
         return {"value": None, "ci95": None}
     value = round(float(np.mean(fused) - np.mean(unfused)) / mean_gap, 4)
     return {"value": value, "ci95": _bounds(gain / gap) if (gap > 0).all() else None}
-
-
-def wilson(successes: int, count: int) -> list[float]:
-    """95 % Wilson interval of a share (E. B. Wilson, 1927)."""
-    if not 0 <= successes <= count or count < 1:
-        raise ValueError(f"successes={successes} must be in 0 ... count={count}, and count at least 1")
-    z = 1.959964
-    share, shrink = successes / count, 1 + z * z / count
-    middle = (share + z * z / (2 * count)) / shrink
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / shrink
-    return [round(max(0.0, middle - half), 4), round(min(1.0, middle + half), 4)]

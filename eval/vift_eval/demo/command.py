@@ -7,7 +7,7 @@
 
 The questions are the micro-world's test split: handwriting and scenes that training never saw, and
 no question about a picture was ever trained on. Each is asked four ways: *unfused*, *fused*
-(h' = alpha h(v,q) + beta h(q), arXiv 2502.11427), *blind* (without the image) and *gold* (without
+(h' = alpha h(v,q) + beta h(q), arXiv 2502.11427), *blind* (without the image) and *oracle_text* (without
 the image, the scene described in words: what the language model could do with perfect sight).
 """
 
@@ -27,7 +27,7 @@ CONDITIONS = {
     "unfused": "without fusion",
     "fused": "with fusion",
     "blind": "blind",
-    "gold": "scene in words",
+    "oracle_text": "scene in words",
 }
 N_QUESTIONS = 300  # 20 a family
 CHUNK = 60  # questions between two steps of the progress bar
@@ -109,7 +109,7 @@ def ask_held_out(model, processor, args: argparse.Namespace) -> None:
     questions = visual_questions(args.n or N_QUESTIONS, seed=args.seed or 0, split="test")
     rows, fusion = list(questions), fusion_arguments(args)
     # fused first: a bad fusion argument is refused before anything else is asked
-    modes = [m for m in ("fused", "unfused", "blind", "gold") if m != "fused" or not args.no_fusion]
+    modes = [m for m in ("fused", "unfused", "blind", "oracle_text") if m != "fused" or not args.no_fusion]
     replies: dict[str, list[str]] = {mode: [] for mode in modes}
     with tqdm(total=len(modes) * len(rows), unit="question", disable=None, leave=False) as bar:
         for mode in modes:
@@ -177,7 +177,7 @@ def score(replies: dict[str, list[str]], questions) -> dict:
     import numpy as np
 
     from ..answers.bootstrap import interval
-    from ..answers.conditions import correct, summarize
+    from ..answers.outcomes import correct, summarize
 
     families = np.array(questions["family"])
     names = sorted(set(families.tolist()))

@@ -193,15 +193,15 @@ def score(task_dict: dict, said: dict, limit: int | None, output: Path) -> dict:
 
 def rows_of(result: dict, said: dict, model: str, settings: dict, resolved) -> list[dict]:
     """One row a (task, metric) of one setting: its axes, value, standard error, share of failing answers."""
-    from ..answers.signs import SIGNS, failures
+    from ..answers.outcomes import SIGNS, signs
 
     rows = []
     for task, metrics in result["results"].items():
         mine = [text for (name, _), (text, *_) in said.items() if name == task]
         if not mine:
             continue  # a group
-        signs = [failures(text) for text in mine]
-        rates = {f"rate_{sign}": sum(sign in found for found in signs) / len(mine) for sign in SIGNS}
+        shown = [signs(text) for text in mine]
+        rates = {f"rate_{sign}": sum(sign in one for one in shown) / len(mine) for sign in SIGNS}
         cut = [truncated for (name, _), (*_, truncated) in said.items() if name == task]
         for key, value in metrics.items():
             metric, _, name = key.partition(",")

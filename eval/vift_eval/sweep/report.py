@@ -1,8 +1,8 @@
 """A sweep's files: `results.json`, `results.parquet`, plots and a Markdown report.
 
 The beta curve shows, for each band of layers, the score with its 95 % interval over beta (or dose) above the share of
-answers that fail, by sign (`failures`). The heat map shows the score over bands and betas. Where a sweep has more axes
-(alpha, rule, span, models), each of their combinations is a picture of its own.
+answers that fail, by sign (`answers.outcomes`). The heat map shows the score over bands and betas. Where a sweep has
+more axes (alpha, rule, span, models), each of their combinations is a picture of its own.
 """
 
 import json
@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..answers.signs import SIGNS
+from ..answers.outcomes import SIGNS
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 STYLES = {"caption": "-", "repeats": "--", "refusal": "-.", "empty": ":"}
