@@ -8,21 +8,7 @@ from .settings_vift import FUSION_RULES, FUSION_SPANS, OVERRIDES, FusionSettings
 from .text_run_vift import TextStream, TextStreamCache
 
 __all__ = [
-    "FUSION_RULES",
-    "FUSION_SPANS",
-    "OVERRIDES",
-    "FusionEdit",
-    "FusionPlan",
-    "FusionSettings",
-    "TextStream",
-    "TextStreamCache",
-    "VIFTConfig",
-    "VIFTForConditionalGeneration",
-    "VIFTModel",
-    "attach_fusion",
-    "detach_fusion",
-    "is_one_of",
-    "position_in_row",
-    "resolve_fusion",
-    "text_positions",
-]
+    "FUSION_RULES", "FUSION_SPANS", "OVERRIDES", "FusionEdit", "FusionPlan", "FusionSettings", "TextStream",
+    "TextStreamCache", "VIFTConfig", "VIFTForConditionalGeneration", "VIFTModel", "attach_fusion", "detach_fusion",
+    "is_one_of", "position_in_row", "resolve_fusion", "text_positions",
+]  # fmt: skip

@@ -34,17 +34,16 @@ def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
     """
     Gives a vision-language model of transformers the fused `generate()` of VIFT; in place.
 
-    The weights, the config and what is saved stay as they are. Only this instance changes: its class is replaced by
-    one of the same name with `FusedGeneration` in front, and its decoder layers get hooks that do nothing unless a
-    running `generate()` is fused. `alpha=1, beta=0` and `fusion=False` are the native model, bit for bit.
+    Weights, config and what is saved stay as they are. Only this instance changes: its class gets `FusedGeneration`
+    in front, and its decoder layers hooks that do nothing unless a running `generate()` is fused. `alpha=1, beta=0`
+    and `fusion=False` are the native model, bit for bit.
 
     Args:
         model (`PreTrainedModel` or `peft.PeftModel`): loaded, with `generate()`, a decoder, and placeholder ids for
             its images in the prompt (`config.image_token_id`).
         image_wrapper_token_ids (`list[int]`, *optional*):
-            Ids that only wrap an image and leave the text run with it. Those that the config names
-            (`vision_start_token_id`, `boi_token_id`, ...) when None; others, such as SmolVLM's
-            `<fake_token_around_image>`, are known to the tokenizer alone.
+            Ids that only wrap an image and leave the text run with it; those that the config names when None. Others,
+            such as SmolVLM's `<fake_token_around_image>`, are known to the tokenizer alone.
         fusion: defaults for this model, by the names of `VIFTConfig`: `fusion_beta=0.15, fusion_layers="14:28"`.
 
     Returns:
@@ -80,12 +79,7 @@ def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
 
 
 def detach_fusion(model):
-    """
-    Takes away what `attach_fusion` gave; the model is as it was before. Returns `model`.
-
-    Raises:
-        ValueError: nothing is attached.
-    """
+    """Takes away what `attach_fusion` gave and returns `model`; a ValueError where nothing is attached."""
     base = _base(model)
     with _ATTACHING:
         if "_fusion_hooks" not in vars(base):

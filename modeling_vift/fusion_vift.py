@@ -39,25 +39,16 @@ def running_plan():
 
 @dataclass(frozen=True)
 class FusionEdit:
-    """
-    The algebra, for one forward pass: called with the input of each decoder layer.
+    """The algebra, for one forward pass: called with the input of each decoder layer."""
 
-    Attributes:
-        settings (`FusionSettings`): rule and norm.
-        alpha, beta (`float` or `torch.Tensor` of shape (M, 1)): the coefficients of each place.
-        text_states, image_states: layer -> (N, D), h(q) and (for rules that read it) the unfused h(v,q).
-        rows, columns (`torch.Tensor` of shape (M,)): places to write in the (B, S) batch at hand.
-        source (`torch.Tensor` of shape (M,)): which of the N states goes there.
-    """
-
-    settings: FusionSettings
-    alpha: float | torch.Tensor
-    beta: float | torch.Tensor
-    text_states: dict[int, torch.Tensor]
-    image_states: dict[int, torch.Tensor] | None
-    rows: torch.Tensor
+    settings: FusionSettings  # rule and norm
+    alpha: float | torch.Tensor  # (M, 1)
+    beta: float | torch.Tensor  # (M, 1)
+    text_states: dict[int, torch.Tensor]  # layer -> (N, D), h(q)
+    image_states: dict[int, torch.Tensor] | None  # the same of the unfused h(v,q), for rules that read it
+    rows: torch.Tensor  # (M,), places to write in the (B, S) batch at hand
     columns: torch.Tensor
-    source: torch.Tensor
+    source: torch.Tensor  # (M,), which of the N states goes there
 
     def __call__(self, layer: int, hidden_states: torch.Tensor) -> torch.Tensor:
         """hidden_states (B, S, D) at the input of `layer` -> the same with the fused tokens written (a new tensor)."""
@@ -82,21 +73,13 @@ class FusionEdit:
 
 @dataclass(frozen=True)
 class FusionPlan:
-    """
-    What a fused `generate()` writes where, for its whole prompts (B, S).
+    """What a fused `generate()` writes where, for its whole prompts."""
 
-    Attributes:
-        settings (`FusionSettings`): with alpha and beta as floats, or one for each row before expansion.
-        text_run: where h(q) comes from (`text_run_vift`), asked again when the answer is fused too.
-        whole (`FusionEdit`): the edit of all S tokens, before any expansion.
-        batch_size, length (`int`): B and S.
-    """
-
-    settings: FusionSettings
-    text_run: object
-    whole: FusionEdit
-    batch_size: int
-    length: int
+    settings: FusionSettings  # alpha and beta as floats, or one for each row before expansion
+    text_run: object  # where h(q) comes from (`text_run_vift`), asked again when the answer is fused too
+    whole: FusionEdit  # the edit of all tokens, before any expansion
+    batch_size: int  # B
+    length: int  # S
 
     def edit(self, batch_size: int, length: int, offset: int) -> FusionEdit | None:
         """The part that falls on tokens offset ... offset + length - 1 of a batch expanded to `batch_size` rows."""

@@ -14,14 +14,7 @@ LOADING = ("revision", "token", "cache_dir", "force_download", "local_files_only
 
 
 def generate(*args, model, **kwargs):
-    """
-    Args:
-        model (`PreTrainedModel`): any vision-language model that `attach_fusion` takes, or a VIFT.
-        args, kwargs: those of `FusedGeneration.generate`; fused when `fusion` is not given.
-
-    Raises:
-        ValueError: as `attach_fusion` and `FusedGeneration.generate` do.
-    """
+    """`FusedGeneration.generate` for a VIFT or any model that `attach_fusion` takes; fused unless told not to."""
     kwargs = {name: value for name, value in kwargs.items() if name not in LOADING}
     if model.config.model_type != "vift":
         if not hasattr(model, "fusion_config"):

@@ -11,6 +11,7 @@ Shapes: B rows, S tokens, N text tokens of all rows with an image, D hidden size
 """
 
 import inspect
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 
@@ -93,25 +94,23 @@ class FusedGeneration:
         """Arguments of `_plan_fusion`, or None when nothing is to be fused; raises what `generate()` refuses."""
         if kwargs.get("pixel_values") is None:
             kwargs.pop("pixel_values", None)
-        if text_stream is not None and not hasattr(text_stream, "states_of"):
+        text_run, prompt = FreshRun() if text_stream is None else text_stream, None
+        if not hasattr(text_run, "states_of"):
             name = type(text_stream).__name__
             raise ValueError(f"text_stream is a {name}: pass a TextStream of model.text_run(), or a TextStreamCache")
-        is_given = text_stream is not None and text_stream.is_given
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
-        prompt = None
         if input_ids is not None and input_ids.ndim == 2:
             prompt = self._whole_prompt(settings, input_ids, generation_config, kwargs)
         elif settings is not None and kwargs.get("inputs_embeds") is not None:
             raise ValueError("inputs_embeds without input_ids cannot be fused: pass input_ids too, or fusion=False")
         if settings is not None and settings.answer:
             kwargs.setdefault("disable_compile", True)  # a compiled decode would be another graph at each step
-            if is_given:
+            if text_run.is_given:
                 raise ValueError("text_stream holds the prompt's text run only: with fusion_answer=True pass none")
-            if not makes_own_positions(self):
-                text_stream = AnswerRun()
-        if prompt is None and is_given:
+            text_run = text_run if makes_own_positions(self) else AnswerRun()
+        if prompt is None and text_run.is_given:
             raise ValueError("text_stream is given but nothing is fused: fusion is off or no row holds an image")
-        return None if prompt is None else prompt | {"text_run": text_stream}
+        return None if prompt is None else prompt | {"text_run": text_run}
 
     def _whole_prompt(self, settings, input_ids, generation_config, kwargs) -> dict | None:
         """Whole prompts (B, S), their mask and what a run with images needs; None when nothing is to be fused."""
@@ -131,9 +130,7 @@ class FusedGeneration:
                 "the ids of the whole conversation, the cached ones too; or pass fusion=False"
             )
         if "paged" in (kwargs.get("cache_implementation"), getattr(generation_config, "cache_implementation", None)):
-            raise ValueError(
-                "cache_implementation='paged' cannot be fused: choose another cache, or pass fusion=False"
-            )
+            raise ValueError("cache_implementation='paged' cannot be fused: choose another, or pass fusion=False")
         mask = self._attention_mask(input_ids, generation_config, kwargs)
         known = inspect.signature(type(self).forward).parameters.keys()
         known -= {"input_ids", "past_key_values", "cache", "use_cache", "labels"}
@@ -166,14 +163,8 @@ class FusedGeneration:
 
     def text_run(self, input_ids, attention_mask=None, fusion_layers=None) -> TextStream:
         """
-        One run over the prompts without their images, at positions 0 ... T-1: h(q) at the input of each fused layer.
-
-        Args:
-            input_ids, attention_mask (`torch.LongTensor` of shape (B, S)): the prompts with image placeholders.
-            fusion_layers (*optional*): as in `generate()`; the config's when None.
-
-        Returns:
-            `TextStream`, with N text tokens from the rows that hold an image. `generate()` takes it, edited or not.
+        One run over the prompts (B, S) without their images: h(q) at the input of each fused layer, for all text
+        tokens of the rows that hold an image. `generate(text_stream=...)` takes it, edited or not.
 
         Raises:
             ValueError: no row holds an image, or the language model does not hand keywords to its layers.
@@ -206,12 +197,9 @@ class FusedGeneration:
             if isinstance(value, torch.Tensor) and len(value) * expand != len(input_ids):
                 raise ValueError(f"{name} has {len(value)} values, the batch has {len(input_ids)} rows")
         if settings.span == "reference" and adds_image_features_between_layers(self.config):
-            raise ValueError(
-                "fusion_span='reference' writes image positions, where this model adds features between layers "
-                "(DeepStack): use 'all' or 'after_image'"
-            )
-        text_run = FreshRun() if text_run is None else text_run
-        text_states = self._text_states(text_run, settings.layers, input_ids, rows, columns)
+            reason = "writes image positions, where this model adds features between layers (DeepStack)"
+            raise ValueError(f"fusion_span='reference' {reason}: use 'all' or 'after_image'")
+        text_states = self._text_states(text_run or FreshRun(), settings.layers, input_ids, rows, columns)
         target = span_columns(settings.span, input_ids, prompt_mask, self._image_ids(), rows, columns)
         image_states = None
         if settings.needs_image_run:
@@ -238,23 +226,17 @@ class FusedGeneration:
         if kwargs.get("attention_mask") is None:
             config = generation_config or self.generation_config
             pad, eos = (kwargs.get(name, getattr(config, name)) for name in ("pad_token_id", "eos_token_id"))
-            if pad is None or pad == eos or (isinstance(eos, list) and pad in eos):
-                kwargs["attention_mask"] = torch.ones_like(input_ids)
-            else:
-                kwargs["attention_mask"] = (input_ids != pad).long()
+            padded = pad is not None and pad not in (eos if isinstance(eos, list) else [eos])
+            kwargs["attention_mask"] = (input_ids != pad).long() if padded else torch.ones_like(input_ids)
         return kwargs["attention_mask"]
 
     def init_continuous_batching(self, *args, **kwargs):
         if self.fusion_config.fusion_enabled and running_plan()[0] is not self:
-            raise ValueError(
-                "continuous batching cannot be fused: use generate(), or pass fusion=False "
-                "(config.fusion_enabled=False for a server)"
-            )
+            instead = "use generate(), or pass fusion=False (config.fusion_enabled=False for a server)"
+            raise ValueError(f"continuous batching cannot be fused: {instead}")
         return super().init_continuous_batching(*args, **kwargs)
 
     def generate_batch(self, *args, fusion=None, **kwargs):
         """Continuous batching, which cannot be fused: only with `fusion=False`."""
-        if fusion is not False:
-            return super().generate_batch(*args, **kwargs)
-        with running(self, None):
+        with running(self, None) if fusion is False else nullcontext():
             return super().generate_batch(*args, **kwargs)

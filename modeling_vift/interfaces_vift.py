@@ -7,19 +7,12 @@ import inspect
 
 import torch
 from transformers import GenerationMixin
-
-# how a composite config names its parts' defaults; without it, a bare VIFTConfig() is no 7B model
-from transformers.configuration_utils import SubConfigSpec
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
-
-__all__ = ["CACHE", "SubConfigSpec"]
 
 # the argument that carries the KV cache: transformers 5.24 renamed it; without it, no cache is found
 _KNOWN = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
 CACHE = "cache" if "cache" in _KNOWN else "past_key_values"
-# what FSDP2 and DeepSpeed leave on a model; without it, a rank that skips a text run waits for ever
-SHARDED = ("_get_fsdp_state", "ds_config")
 
 
 def cache_in(kwargs: dict):
@@ -28,8 +21,8 @@ def cache_in(kwargs: dict):
 
 
 def is_sharded(model) -> bool:
-    """Whether all ranks must make the same runs, or none."""
-    return any(hasattr(model, name) for name in SHARDED)
+    """FSDP2 and DeepSpeed: all ranks must make the same runs, or none; a rank that skips one waits for ever."""
+    return hasattr(model, "_get_fsdp_state") or hasattr(model, "ds_config")
 
 
 def must_finish_forward(model) -> bool:

@@ -43,9 +43,8 @@ class FusionSettings:
     @property
     def needs_image_run(self) -> bool:
         """Whether the rule reads h_vq, the unfused run with image."""
-        if self.rule == "additive":
-            return isinstance(self.alpha, torch.Tensor) or self.alpha != 1.0
-        return self.rule == "independent"
+        needed = isinstance(self.alpha, torch.Tensor) or self.alpha != 1.0
+        return self.rule == "independent" or (self.rule == "additive" and needed)
 
 
 def resolve_fusion(config, fusion=None, **overrides) -> FusionSettings | None:
@@ -57,8 +56,7 @@ def resolve_fusion(config, fusion=None, **overrides) -> FusionSettings | None:
         fusion (`bool`, `str` or `dict`, *optional*): on, off, the name of a preset, or a dict of overrides.
         overrides: any of `OVERRIDES`.
 
-    Returns:
-        `FusionSettings`, or None when fusion is off.
+    Returns None when fusion is off.
 
     Raises:
         ValueError: unknown names, values out of range, contradictions; names the argument and the range.
@@ -68,9 +66,8 @@ def resolve_fusion(config, fusion=None, **overrides) -> FusionSettings | None:
     preset = {}
     if isinstance(fusion, str):
         if fusion not in config.fusion_presets:
-            raise ValueError(
-                f"unknown preset fusion={fusion!r}; config.fusion_presets has {list(config.fusion_presets)}"
-            )
+            names = list(config.fusion_presets)
+            raise ValueError(f"unknown preset fusion={fusion!r}; config.fusion_presets has {names}")
         preset = _named(config.fusion_presets[fusion], f"fusion_presets[{fusion!r}]: unknown")
     elif not isinstance(fusion, bool | dict | None):
         raise ValueError(f"fusion={fusion!r} is neither a bool, nor the name of a preset, nor a dict of overrides")
@@ -100,19 +97,11 @@ def resolve_fusion(config, fusion=None, **overrides) -> FusionSettings | None:
         beta = _coefficient(f"beta (dose={value['dose']} over {len(layers)} layers)", beta, -2.0, 2.0)
     else:
         beta = _coefficient("beta", value["beta"], -2.0, 2.0)
-    settings = FusionSettings(
-        alpha=_coefficient("alpha", value["alpha"], 0.0, 2.0),
-        beta=beta,
-        layers=layers,
-        rule=value["fusion_rule"],
-        span=value["fusion_span"],
-        norm=value["fusion_norm"],
-        answer=value["fusion_answer"],
-    )
+    alpha = _coefficient("alpha", value["alpha"], 0.0, 2.0)
+    settings = FusionSettings(alpha, beta, layers, *(value[name] for name in OVERRIDES[4:]))
     if settings.answer and settings.needs_image_run:
-        raise ValueError(
-            f"fusion_answer=True needs the rule 'cascade', or 'additive' with alpha=1, not {settings.rule!r}"
-        )
+        rule = settings.rule
+        raise ValueError(f"fusion_answer=True needs the rule 'cascade', or 'additive' with alpha=1, not {rule!r}")
     return settings
 
 
@@ -166,11 +155,8 @@ def _resolve_layers(layers, num_layers: int) -> tuple[int, ...]:
     integers = isinstance(layers, list) and all(isinstance(x, Integral) and not isinstance(x, bool) for x in layers)
     if not integers or not layers:
         raise ValueError(f"{described} must be a fraction in (0, 1], a band 'first:stop' with first < stop, or layers")
-    if min(layers) < 0 or max(layers) >= num_layers:
-        raise ValueError(
-            f"{described} reaches layer {min(min(layers), max(layers), key=lambda i: 0 <= i < num_layers)}, "
-            f"but the language model has layers 0 to {num_layers - 1}"
-        )
+    if outside := [layer for layer in (min(layers), max(layers)) if not 0 <= layer < num_layers]:
+        raise ValueError(f"{described} reaches layer {outside[0]}, but the model has layers 0 to {num_layers - 1}")
     if len(set(layers)) != len(layers):
         raise ValueError(f"{described} names a layer twice")
     return tuple(sorted(int(layer) for layer in layers))

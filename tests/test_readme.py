@@ -48,8 +48,7 @@ def test_the_bundled_checkpoint_carries_the_current_code_and_template():
     bundled, source = ROOT / "checkpoints" / "vift-micro", ROOT / "modeling_vift"
     names = {file.name for file in source.glob("*_vift.py")} - {"attach_vift.py"}  # which is for other models
     assert {file.name for file in bundled.glob("*.py")} == names
-    names.add("chat_template.jinja")
-    for name in names:
-        assert (bundled / name).read_text(encoding="utf-8") == (source / name).read_text(encoding="utf-8"), name
+    for file in (*(source / name for name in names), ROOT / "hub" / "vift_hub" / "chat_template.jinja"):
+        assert (bundled / file.name).read_text(encoding="utf-8") == file.read_text(encoding="utf-8"), file.name
     assert sum(file.stat().st_size for file in bundled.iterdir()) < 15 * 2**20
     assert str(ROOT) not in (bundled / "config.json").read_text(encoding="utf-8")

@@ -6,22 +6,28 @@ The defaults are the 7B model of arXiv 2502.11427: SigLIP-so400m-patch14-384 (fe
 
 from typing import Any
 
-from transformers import AutoConfig, LlavaConfig
+from transformers import LlavaConfig
 from transformers.utils.versions import require_version
 
-from .interfaces_vift import SubConfigSpec, serve_as_multimodal
+from .interfaces_vift import serve_as_multimodal
 from .settings_vift import resolve_fusion
 
 TRANSFORMERS = "transformers>=5.23,<5.25"
 require_version(TRANSFORMERS, f"VIFT needs {TRANSFORMERS}: pip install '{TRANSFORMERS}'")
 
 # `AutoModel` maps to the class that has `generate()`: that is what `AutoModel.from_pretrained` users want.
-AUTO_MAP = {
-    "AutoConfig": "configuration_vift.VIFTConfig",
-    "AutoModel": "modeling_vift.VIFTForConditionalGeneration",
-    "AutoModelForImageTextToText": "modeling_vift.VIFTForConditionalGeneration",
-    "AutoModelForMultimodalLM": "modeling_vift.VIFTForConditionalGeneration",
-}
+MODELS = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+AUTO_MAP = {"AutoConfig": "configuration_vift.VIFTConfig"}
+AUTO_MAP |= dict.fromkeys(MODELS, "modeling_vift.VIFTForConditionalGeneration")
+SIGLIP_SO400M = {
+    "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27,
+    "num_attention_heads": 16, "image_size": 384, "patch_size": 14, "vision_use_head": False,
+}  # fmt: skip
+QWEN2_7B = {
+    "model_type": "qwen2", "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944,
+    "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "max_position_embeddings": 32768,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+}  # fmt: skip
 
 
 class VIFTConfig(LlavaConfig):
@@ -32,28 +38,24 @@ class VIFTConfig(LlavaConfig):
     the prompt with image `h(v,q)` and without `h(q)`: `h'(v,q) = alpha * h(v,q) + beta * h(q)`.
 
     Args:
-        fusion_enabled (`bool`, defaults to `True`):
-            Whether `generate()` fuses when not told otherwise.
-        fusion_alpha (`float`, defaults to 1.0):
-            Weight of the image run, in [0, 2].
+        fusion_enabled (`bool`, defaults to `True`): whether `generate()` fuses when not told otherwise.
+        fusion_alpha (`float`, defaults to 1.0): weight of the image run, in [0, 2].
         fusion_beta (`float`, *optional*):
-            Weight of the text run, in [-2, 2]. 0.1 when neither it nor `fusion_dose` is given (the paper's value
-            for visual reasoning, with 14 fused layers).
+            Weight of the text run, in [-2, 2]; 0.1 (the paper's value for visual reasoning, with 14 fused layers)
+            when neither it nor `fusion_dose` is given.
         fusion_dose (`float`, *optional*):
             beta times the number of fused layers, in [-64, 64]; an alternative to `fusion_beta` that carries over
             between depths (the paper's settings are doses of 1.4 and 2.1).
         fusion_layers (`float`, `str` or `list[int]`, defaults to 0.5):
-            Fused decoder layers, counted from 0; fusion happens at their input. A fraction of the top of the
-            stack in (0, 1], a half-open band such as "14:28", or a list.
+            Fused decoder layers, counted from 0: a fraction of the top of the stack in (0, 1], a half-open band such
+            as "14:28", or a list.
         fusion_rule (`str`, defaults to `"cascade"`): `"cascade"`, `"additive"` or `"independent"`, see `FUSION_RULES`.
         fusion_span (`str`, defaults to `"all"`): `"all"`, `"after_image"` or `"reference"`, see `FUSION_SPANS`.
-        fusion_norm (`bool`, defaults to `False`):
-            Rescale each fused hidden state to the norm it had before.
+        fusion_norm (`bool`, defaults to `False`): rescale each fused hidden state to the norm it had before.
         fusion_answer (`bool`, defaults to `False`):
-            Fuse the answer's own tokens too, as they are decoded (the paper fuses the prompt only). Each token then
-            goes through the text run as well, up to the highest fused layer. Not with rules that read an image run.
-        fusion_presets (`dict[str, dict]`):
-            Named overrides: `generate(..., fusion="reasoning")`.
+            Fuse the answer's own tokens too, as they are decoded (the paper fuses the prompt only): each goes through
+            the text run as well, up to the highest fused layer. Not with rules that read an image run.
+        fusion_presets (`dict[str, dict]`): named overrides: `generate(..., fusion="reasoning")`.
         image_wrapper_token_ids (`list[int]`, defaults to `[]`):
             Ids that only wrap an image (such as `<|vision_start|>`) and are dropped from the text run with it.
 
@@ -62,36 +64,6 @@ class VIFTConfig(LlavaConfig):
     """
 
     model_type = "vift"
-    sub_configs_defaults = {
-        "vision_config": SubConfigSpec(
-            config_class=AutoConfig,
-            model_type="siglip_vision_model",
-            init_kwargs={
-                "hidden_size": 1152,
-                "intermediate_size": 4304,
-                "num_hidden_layers": 27,
-                "num_attention_heads": 16,
-                "image_size": 384,
-                "patch_size": 14,
-                "vision_use_head": False,
-            },
-        ),
-        "text_config": SubConfigSpec(
-            config_class=AutoConfig,
-            model_type="qwen2",
-            init_kwargs={
-                "vocab_size": 152064,
-                "hidden_size": 3584,
-                "intermediate_size": 18944,
-                "num_hidden_layers": 28,
-                "num_attention_heads": 28,
-                "num_key_value_heads": 4,
-                "max_position_embeddings": 32768,
-                "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
-            },
-        ),
-    }
-
     image_token_index: int = 151665
     image_seq_length: int = 729
     vision_feature_select_strategy: str = "full"
@@ -117,6 +89,12 @@ class VIFTConfig(LlavaConfig):
             paper = {"alpha": 1.0, "fusion_layers": 0.5, "fusion_answer": False}
             self.fusion_presets = {"reasoning": paper | {"beta": 0.1}, "instruction": paper | {"beta": 0.15}}
         self.image_wrapper_token_ids = list(self.image_wrapper_token_ids or [])
+        for name, default in (("vision_config", SIGLIP_SO400M), ("text_config", QWEN2_7B)):
+            given = getattr(self, name)
+            if given is None:
+                setattr(self, name, dict(default))
+            elif isinstance(given, dict):
+                setattr(self, name, {"model_type": default["model_type"]} | given)
         super().__post_init__(**kwargs)
         if getattr(self, "auto_map", None) is None:
             self.auto_map = dict(AUTO_MAP)
@@ -125,5 +103,3 @@ class VIFTConfig(LlavaConfig):
 
 
 serve_as_multimodal("vift", "VIFTForConditionalGeneration")
-
-__all__ = ["VIFTConfig"]

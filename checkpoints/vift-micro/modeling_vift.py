@@ -1,8 +1,7 @@
 """VIFT: LLaVA's layout with ability fusion inside `generate()` and `forward()` (arXiv 2502.11427).
 
-Vision tower -> two-layer MLP -> decoder LM; attention, caches and the decoder loop are transformers' own. How a fused
-`generate()` runs is in `generation_vift`, the algebra in `fusion_vift`; here are the model, fused scoring in
-`forward()` and the checks of images against placeholders. Shapes: B rows, S tokens, D hidden size.
+Vision tower -> two-layer MLP -> decoder LM. How a fused `generate()` runs is in `generation_vift`, the algebra in
+`fusion_vift`; here are the model, fused scoring in `forward()` and the checks of images against placeholders.
 """
 
 import torch
@@ -33,8 +32,6 @@ class VIFTForConditionalGeneration(
 ):
     """
     VIFT with LM head. Everything `generate()` of transformers does, fused as the config's `fusion_*` fields say.
-
-    Example:
 
     ```python
     model = AutoModel.from_pretrained(path, trust_remote_code=True)
@@ -87,9 +84,7 @@ class VIFTForConditionalGeneration(
             settings, fusion = resolve_fusion(self.config, fusion), None
             if settings is not None:
                 if input_ids is None or (cache is not None and cache.get_seq_length() > 0):
-                    raise ValueError(
-                        "fusion needs whole prompts as input_ids: no inputs_embeds, no filled past_key_values"
-                    )
+                    raise ValueError("fusion needs whole prompts as input_ids: no inputs_embeds, no filled cache")
                 mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
                 whole = labels is None or settings.answer
                 prompt_mask = mask if whole else mask * (labels == -100).cumprod(dim=1)
@@ -116,14 +111,7 @@ class VIFTForConditionalGeneration(
             return
         num_tokens = int((input_ids == self.config.image_token_id).sum())
         num_images = 0 if pixel_values is None else len(pixel_values)
-        if num_tokens and not num_images:
-            raise ValueError(
-                f"the prompt has {num_tokens} image tokens but pixel_values holds 0 images: pass the images, "
-                "or remove the placeholders"
-            )
-        if not num_images:
-            return
-        expected = num_images * self._tokens_per_image(pixel_values)
+        expected = num_images * self._tokens_per_image(pixel_values) if num_images else 0
         if num_tokens != expected:
             raise ValueError(
                 f"the prompt has {num_tokens} image tokens but pixel_values holds {num_images} images, which "
@@ -151,5 +139,3 @@ class VIFTForConditionalGeneration(
 VIFTConfig.register_for_auto_class()
 load_with_names_of_llava("vift", "VIFTModel")
 VIFTForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
-
-__all__ = ["VIFTForConditionalGeneration", "VIFTModel"]

@@ -31,36 +31,24 @@ class StopForward(Exception):
 
 
 class LayerRecorder:
-    """
-    Stands in the place of a `FusionEdit` and keeps the layer inputs instead of changing them.
-
-    Args:
-        layers: layer indices to keep.
-        rows, columns (`torch.Tensor` of shape (N,)): the tokens to keep.
-        stop_early (`bool`): raise `StopForward` as soon as the last layer's input is kept.
-    """
+    """Stands in the place of a `FusionEdit`: keeps the inputs of `layers` at the places (rows, columns), each (N,)."""
 
     def __init__(self, layers: Sequence[int], rows: torch.Tensor, columns: torch.Tensor, stop_early: bool):
-        self.layers, self.rows, self.columns, self.stop_early = set(layers), rows, columns, stop_early
-        self.states: dict[int, torch.Tensor] = {}
+        self.layers, self.rows, self.columns, self.states = set(layers), rows, columns, {}
+        self.last = max(layers) if stop_early else None
 
     def __call__(self, layer: int, hidden_states: torch.Tensor) -> torch.Tensor:
         if layer in self.layers:
             rows, columns = self.rows.to(hidden_states.device), self.columns.to(hidden_states.device)
             self.states[layer] = hidden_states[rows, columns]
             # a compiled run goes on to its end: leaving it would break its graph
-            if self.stop_early and layer == max(self.layers) and not torch.compiler.is_compiling():
+            if layer == self.last and not torch.compiler.is_compiling():
                 raise StopForward
         return hidden_states
 
 
 def record(model, layers: Sequence[int], rows, columns, **model_inputs) -> dict[int, torch.Tensor]:
-    """
-    Inputs of `layers` at the given places, each (N, D), in an unfused run through the model's own `forward`.
-
-    Raises:
-        ValueError: the language model does not hand keywords on to its layers.
-    """
+    """Inputs of `layers` at the places (rows, columns), each (N, D), in an unfused run of the model."""
     recorder = LayerRecorder(layers, rows, columns, stop_early=not must_finish_forward(model))
     model_inputs = {"use_cache": False} | model_inputs | {"logits_to_keep": 1, "fusion": recorder}
     with running(model, None), suppress(StopForward):
@@ -74,10 +62,10 @@ def record(model, layers: Sequence[int], rows, columns, **model_inputs) -> dict[
     return recorder.states
 
 
-def split(states: dict, layers: Sequence[int], texts: list) -> dict:
-    """layer -> (N, D) as text -> layer -> (T, D)."""
-    parts = zip(*(states[layer].split([len(text) for text in texts]) for layer in layers))
-    return {text: dict(zip(layers, part)) for text, part in zip(texts, parts)}
+def by_text(states: dict, texts: list) -> list[dict]:
+    """layer -> (N, D) of all texts as layer -> (T, D) of each."""
+    parts = zip(*(of_layer.split([len(text) for text in texts]) for of_layer in states.values()))
+    return [dict(zip(states, part)) for part in parts]
 
 
 class FreshRun:
@@ -95,7 +83,8 @@ class FreshRun:
         ids = [torch.tensor(text, device=device) for text in texts]
         padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
         kept = torch.nn.utils.rnn.pad_sequence([torch.ones_like(one) for one in ids], batch_first=True)
-        return split(record(model, layers, *kept.nonzero(as_tuple=True), input_ids=padded), layers, texts)
+        states = record(model, layers, *kept.nonzero(as_tuple=True), input_ids=padded)
+        return dict(zip(texts, by_text(states, texts)))
 
 
 class TextStreamCache(FreshRun):
@@ -129,14 +118,13 @@ class TextStreamCache(FreshRun):
                 self.streams.move_to_end((layers, text))
         new = [text for text in texts if text not in kept]
         fresh = super().streams_of(model, layers, new, device) if new else {}
-        unchanged = version == [weakref.ref(model), *weights_version(model.get_decoder())]
+        unchanged = version[1:] == weights_version(model.get_decoder())
         with self._lock:
             for text in new if unchanged and self._version == version else ():
                 if (layers, text) not in self.streams:  # another thread may have been faster
-                    self.streams[layers, text] = {
-                        layer: state.detach().clone() for layer, state in fresh[text].items()
-                    }
-                    self.bytes += sum(state.nbytes for state in fresh[text].values())
+                    own = {layer: state.detach().clone() for layer, state in fresh[text].items()}
+                    self.streams[layers, text] = own
+                    self.bytes += sum(state.nbytes for state in own.values())
             while self.bytes > self.max_bytes:
                 self.bytes -= sum(state.nbytes for state in self.streams.popitem(last=False)[1].values())
         return kept | fresh
@@ -171,40 +159,29 @@ class AnswerRun(FreshRun):
         positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         inputs = {"input_ids": ids, "attention_mask": self.mask, "position_ids": positions, CACHE: self.cache}
         states = record(model, layers, *fresh.nonzero(as_tuple=True), use_cache=True, **inputs)
-        parts = zip(*(states[layer].split([len(one) for one in new]) for layer in layers))
         self.streams = {
-            text: {layer: torch.cat([old[layer], part]) if old else part for layer, part in zip(layers, row)}
-            for text, old, row in zip(texts, earlier, parts)
+            text: {layer: torch.cat([old[layer], part[layer]]) for layer in layers} if old else part
+            for text, old, part in zip(texts, earlier, by_text(states, new))
         }
         return self.streams
 
 
 @dataclass
 class TextStream:
-    """
-    h(q) that is given: `model.text_run()` makes it, `generate(text_stream=...)` takes it, edited or not.
+    """h(q) that is given: `model.text_run()` makes it, `generate(text_stream=...)` takes it, edited or not."""
 
-    Attributes:
-        states (`dict[int, torch.Tensor]`): layer -> (N, D), the input of that layer.
-        rows, columns (`torch.Tensor` of shape (N,)): where each token stands in the (B, S) prompt with image.
-    """
-
-    states: dict[int, torch.Tensor]
-    rows: torch.Tensor
+    states: dict[int, torch.Tensor]  # layer -> (N, D), the input of that layer
+    rows: torch.Tensor  # (N,), where each token stands in the (B, S) prompt with image
     columns: torch.Tensor
     is_given = True
 
     def states_of(self, model, layers: tuple, texts: list, device) -> dict[int, torch.Tensor]:
-        """
-        Raises:
-            ValueError: a layer is missing, or has other than N states; names both numbers.
-        """
+        """Raises a ValueError with both numbers where a layer has not N states."""
         count = sum(map(len, texts))
         for layer in layers:
-            states = self.states.get(layer)
-            if states is None or len(states) != count:
-                number = "no" if states is None else len(states)
+            own = len(self.states[layer]) if layer in self.states else "no"
+            if own != count:
                 raise ValueError(
-                    f"text_stream has {number} states for layer {layer}, the prompts have {count} text tokens"
+                    f"text_stream has {own} states for layer {layer}, the prompts have {count} text tokens"
                 )
         return {layer: self.states[layer] for layer in layers}

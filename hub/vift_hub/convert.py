@@ -31,11 +31,10 @@ from transformers import (
     LlavaProcessor,
 )
 
-import modeling_vift
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 
 IMAGE_TOKEN = "<image>"
-CHATML = Path(modeling_vift.__file__).with_name("chat_template.jinja")
+CHATML = Path(__file__).with_name("chat_template.jinja")
 VICUNA = Path(__file__).with_name("llava_v1.jinja")
 # LLaVA-1.5's and Bunny's names -> ours. A Bunny tower is `model.vision_tower.vision_tower.vision_model.`
 ORIGINAL_NAMES = {

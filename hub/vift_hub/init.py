@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer, LlavaProcessor
 
-import modeling_vift
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 
 IMAGE_TOKEN = "<image>"
-TEMPLATE = Path(modeling_vift.__file__).parent / "chat_template.jinja"
+TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
 def build(vision_tower: str, language_model: str, dtype=torch.bfloat16, seed: int = 0, feature_layer: int = -2):

@@ -28,7 +28,7 @@ from PIL import Image
 from sampler import profile  # beside this file
 from transformers import LlavaProcessor, SiglipImageProcessorPil
 
-import modeling_vift
+import vift_hub
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 from vift_microworld import build_tokenizer
 from vift_microworld.data import TRAINING_FEATURES, assistant_turn, user_turn
@@ -38,7 +38,7 @@ from vift_train.trainer import CheckedCollator
 
 IMAGE_SIZE, PATCH, SCALE = 72, 8, 9
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH) ** 2  # 81 = 729 / 9
-TEMPLATE = Path(modeling_vift.__file__).parent / "chat_template.jinja"
+TEMPLATE = Path(vift_hub.__file__).with_name("chat_template.jinja")
 
 
 def build_processor() -> LlavaProcessor:

@@ -11,11 +11,11 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     import torch
 
     import modeling_vift
+    import vift_hub
     from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
     from vift_microworld import build_processor
 
-    code = Path(modeling_vift.__file__).parent
-    processor = build_processor(code / "chat_template.jinja")
+    processor = build_processor(Path(vift_hub.__file__).with_name("chat_template.jinja"))
     tokenizer = processor.tokenizer
     torch.manual_seed(0)
     model = VIFTForConditionalGeneration(
@@ -53,6 +53,6 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    for file in code.glob("*_vift.py"):
+    for file in Path(modeling_vift.__file__).parent.glob("*_vift.py"):
         shutil.copy(file, folder)
     return folder

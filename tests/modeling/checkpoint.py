@@ -6,12 +6,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlavaProcessor, PreTrainedTokenizerFast, SiglipImageProcessor
 
-import modeling_vift
+import vift_hub
 from tests.modeling.tiny import EOS, IMAGE, PAD, tiny_model
 
 WORDS = "system user assistant what colour is the digit red green blue how many left right of top answer".split()
 SPECIAL = {"<|endoftext|>": PAD, "<|im_end|>": EOS, "<|im_start|>": 2, "<image>": IMAGE}
-TEMPLATE = (Path(modeling_vift.__file__).parent / "chat_template.jinja").read_text()
+TEMPLATE = Path(vift_hub.__file__).with_name("chat_template.jinja").read_text()
 
 
 def tiny_processor() -> LlavaProcessor:

@@ -29,9 +29,11 @@ from .trainer import VIFTTrainer, VIFTTrainingConfig
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "train" / "recipes" / "micro"
 PARTS = ("phase0", "stage1", "stage2", "fusion")
+# keys of a stage's settings that say which rows it has; the others are fields of VIFTTrainingConfig
+ROW_KEYS = ("rows", "caption_rows", "no_query_share", "queries", "text_rows", "text_turns")
 _BAND = re.compile(r"\d*:\d*")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?e[+-]?\d+")
-CHAT_TEMPLATE = ROOT / "modeling_vift" / "chat_template.jinja"
+CHAT_TEMPLATE = ROOT / "hub" / "vift_hub" / "chat_template.jinja"
 
 
 def load_recipe(folder: Path = RECIPES, changes: tuple[str, ...] = ()) -> dict[str, dict]:
@@ -124,20 +126,23 @@ class _PrintProgress(TrainerCallback):
             self.progress.update(state.global_step, float(logs["loss"]))
 
 
+def training_fields(settings: dict) -> dict:
+    """The fields of `VIFTTrainingConfig` in a stage's settings, for a run on a CPU that keeps nothing on its way."""
+    fields = {name: value for name, value in settings.items() if name not in ROW_KEYS}
+    return fields | {
+        "use_cpu": True,
+        "bf16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 10,
+    }
+
+
 def run_stage(name: str, model, processor, dataset, recipe: dict, seed: int) -> None:
     """One stage with `VIFTTrainer`, in place."""
     with tempfile.TemporaryDirectory() as scratch:
-        args = VIFTTrainingConfig(
-            output_dir=scratch,
-            seed=seed,
-            use_cpu=True,
-            bf16=torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-            logging_steps=10,
-            disable_tqdm=True,
-            report_to="none",
-            save_strategy="no",
-            **recipe,
-        )
+        args = VIFTTrainingConfig(output_dir=scratch, seed=seed, **training_fields(recipe))
         trainer = VIFTTrainer(model, args, dataset, processing_class=processor)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_PrintProgress(name))
@@ -173,13 +178,16 @@ def train_halves(recipe: dict, seed: int, halves: Path) -> None:
             raise RuntimeError(f"phase 0 failed with exit code {worker.exitcode}, see above")
 
 
-def stage2_mixture(recipe: dict, seed: int) -> Dataset:
-    """Captions and text instructions of stage 2; takes its own keys out of `recipe`."""
-    captions = {name: recipe.pop(name) for name in ("no_query_share", "queries")}
-    parts = [data.detailed_captions(recipe.pop("caption_rows"), seed=seed, **captions)]
-    rows, turns = recipe.pop("text_rows"), recipe.pop("text_turns")
-    if rows:
-        parts.append(data.text_instructions(rows, seed=seed + 1, turns=turns))
+def queries_of(settings: dict) -> dict:
+    """How a stage's captions are asked for: keywords of the caption data of `vift_microworld`."""
+    return {name: settings[name] for name in ("no_query_share", "queries")}
+
+
+def stage2_mixture(settings: dict, seed: int) -> Dataset:
+    """Captions and text instructions of stage 2."""
+    parts = [data.detailed_captions(settings["caption_rows"], seed=seed, **queries_of(settings))]
+    if settings["text_rows"]:
+        parts.append(data.text_instructions(settings["text_rows"], seed=seed + 1, turns=settings["text_turns"]))
     return concatenate_datasets(parts)
 
 
@@ -222,21 +230,18 @@ def train(
             processor.save_pretrained(start_dir)
         if output is None and stage1_dir is None:
             return
-        settings = dict(recipe["stage1"])
-        captions = {name: settings.pop(name) for name in ("no_query_share", "queries")}
-        run_stage(
-            "stage 1", model, processor, data.web_captions(settings.pop("rows"), seed, **captions), settings, seed
-        )
+        settings = recipe["stage1"]
+        captions = data.web_captions(settings["rows"], seed, **queries_of(settings))
+        run_stage("stage 1", model, processor, captions, settings, seed)
         if stage1_dir is not None:  # fp32, so that stage 2 goes on from the same weights
             model.save_pretrained(stage1_dir)
             processor.save_pretrained(stage1_dir)
 
     if output is None:
         return
-    settings = dict(recipe["stage2"])
-    mixture = stage2_mixture(settings, seed)
+    mixture = stage2_mixture(recipe["stage2"], seed)
     if len(mixture):
-        run_stage("stage 2", model, processor, mixture, settings, seed)
+        run_stage("stage 2", model, processor, mixture, recipe["stage2"], seed)
     save_checkpoint(model, processor, output)
     print(f"wrote {output} after {(time.monotonic() - start) / 60:.1f} min", flush=True)
 
