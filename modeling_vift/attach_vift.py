@@ -39,15 +39,14 @@ def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
     and `fusion=False` are the native model, bit for bit.
 
     Args:
-        model (`PreTrainedModel` or `peft.PeftModel`): loaded, with `generate()`, a decoder, and placeholder ids for
-            its images in the prompt (`config.image_token_id`).
+        model (`PreTrainedModel` or `peft.PeftModel`): with `generate()`, a decoder, and placeholder ids for its images
+            in the prompt (`config.image_token_id`).
         image_wrapper_token_ids (`list[int]`, *optional*):
             Ids that only wrap an image and leave the text run with it; those that the config names when None. Others,
             such as SmolVLM's `<fake_token_around_image>`, are known to the tokenizer alone.
         fusion: defaults for this model, by the names of `VIFTConfig`: `fusion_beta=0.15, fusion_layers="14:28"`.
 
-    Returns:
-        `model`. Called again, only the defaults change.
+    Returns `model`. Called again, only the defaults change.
 
     Raises:
         ValueError: the model is a VIFT already, cannot generate, has no image placeholder or no decoder layers; a bad
@@ -63,8 +62,7 @@ def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
     if getattr(base.config, "image_token_id", None) is None or base.config.is_encoder_decoder:
         raise ValueError(f"model={name} has no decoder-only prompt with image placeholders (config.image_token_id)")
     if image_wrapper_token_ids is None:
-        names = ("vision_start_token_id", "vision_end_token_id", "boi_token_id", "eoi_token_id")
-        ids = (getattr(base.config, name, None) for name in names)
+        ids = (getattr(base.config, f"{name}_token_id", None) for name in ("vision_start", "vision_end", "boi", "eoi"))
         image_wrapper_token_ids = [i for i in ids if i is not None]
     if unknown := [field for field in fusion if not field.startswith("fusion_") or not hasattr(VIFTConfig, field)]:
         raise ValueError(f"unknown fusion field {unknown[0]!r}; VIFTConfig describes the known ones")

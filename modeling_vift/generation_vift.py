@@ -6,8 +6,7 @@ How a fused `generate()` runs (h'(v,q) = alpha * h(v,q) + beta * h(q), arXiv 250
    (`text_run_vift`): no image, no KV cache, it stops at the last fused layer and keeps fused layers' inputs only;
 3. the ordinary `generate()`; `prepare_inputs_for_generation` hands the plan's edit to the prefill as the keyword
    `fusion`, which travels through the language model to each decoder layer, where a hook applies it.
-Attention, caches and the decoder loop are transformers' own.
-Shapes: B rows, S tokens, N text tokens of all rows with an image, D hidden size.
+Shapes: B rows, S tokens.
 """
 
 import inspect
@@ -187,8 +186,8 @@ class FusedGeneration:
     def _plan_fusion(
         self, settings: FusionSettings, input_ids, prompt_mask, text_run=None, expand: int = 1, **image_run
     ) -> FusionPlan | None:
-        """The plan for the prompts (B, S) marked by `prompt_mask`, in which each row stands `expand` times; None when
-        no row holds an image. `image_run`: what a run with images needs besides."""
+        """The plan for the prompts (B, S) in `prompt_mask`, where each row stands `expand` times; None without images.
+        `image_run`: what a run with images needs besides."""
         rows, columns = self._text_positions(input_ids, prompt_mask)
         if not len(rows):
             return None

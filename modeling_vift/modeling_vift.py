@@ -63,14 +63,12 @@ class VIFTForConditionalGeneration(
 
         Args:
             fusion (`bool`, `str`, `dict`, *optional*):
-                True, a preset's name or a dict such as `{"beta": 0.1}` for fused scoring: the prompt is fused and
-                the rest is read as `generate()` would have. With `labels`, a row's prompt ends before its first
-                label that is not -100; without (or with `fusion_answer`), it is the whole row. A `FusionEdit` is
-                applied as it is.
+                True, a preset's name or a dict such as `{"beta": 0.1}` for fused scoring: the prompt is fused, up to
+                a row's first label that is not -100 (all of it without `labels`, or with `fusion_answer`), and the
+                rest is read as `generate()` would have. A `FusionEdit` is applied as it is.
 
         Raises:
-            ValueError: images and placeholders that do not match (with both numbers), `inputs_embeds` or a filled
-                cache together with `fusion`, or a bad fusion argument.
+            ValueError: images and placeholders that do not match, whole prompts missing, a bad fusion argument.
         """
         if past_key_values is not None:  # under its own name, so that a newer transformers warns
             kwargs["past_key_values"] = past_key_values
@@ -126,13 +124,14 @@ class VIFTForConditionalGeneration(
 
     def _drop_cached_images(self, input_ids, past: int, kwargs):
         """Several turns on one cache: of the conversation's images, keep those whose placeholders are new."""
-        per_image = self._tokens_per_image(kwargs["pixel_values"])
+        pixel_values = kwargs["pixel_values"]
+        per_image = self._tokens_per_image(pixel_values)
         is_image = input_ids == self.config.image_token_id
         images, cached = is_image.sum(dim=1) // per_image, is_image[:, :past].sum(dim=1) // per_image
-        if len(kwargs["pixel_values"]) == int(images.sum()):
+        if len(pixel_values) == int(images.sum()):
             keep = torch.cat([torch.arange(n) >= c for n, c in zip(images.tolist(), cached.tolist(), strict=True)])
-            kwargs["pixel_values"] = kwargs["pixel_values"][keep.to(kwargs["pixel_values"].device)]
-            if not len(kwargs["pixel_values"]):
+            kwargs["pixel_values"] = pixel_values[keep.to(pixel_values.device)]
+            if not keep.any():
                 del kwargs["pixel_values"]
 
 

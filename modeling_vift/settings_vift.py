@@ -21,7 +21,7 @@ FUSION_RULES = {
 FUSION_SPANS = {
     "all": "every text token",
     "after_image": "the text tokens after the last image: query and assistant header",
-    "reference": "the last T tokens, T = length of the prompt without image: the authors' released code, where the "
+    "reference": "the last tokens, as many as the prompt has without image: the authors' released code, where the "
     "header lands on the last image tokens; for reproduction only",
 }
 OVERRIDES = ("alpha", "beta", "dose", "fusion_layers", "fusion_rule", "fusion_span", "fusion_norm", "fusion_answer")
@@ -51,12 +51,7 @@ def resolve_fusion(config, fusion=None, **overrides) -> FusionSettings | None:
     """
     Settings of a run: the config's fusion fields, then a preset, then the keywords that are not None.
 
-    Args:
-        config (`VIFTConfig`): the defaults.
-        fusion (`bool`, `str` or `dict`, *optional*): on, off, the name of a preset, or a dict of overrides.
-        overrides: any of `OVERRIDES`.
-
-    Returns None when fusion is off.
+    `fusion`: on, off, a preset's name, a dict of overrides or None; `overrides`: any of `OVERRIDES`. None when off.
 
     Raises:
         ValueError: unknown names, values out of range, contradictions; names the argument and the range.

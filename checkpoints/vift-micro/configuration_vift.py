@@ -91,10 +91,8 @@ class VIFTConfig(LlavaConfig):
         self.image_wrapper_token_ids = list(self.image_wrapper_token_ids or [])
         for name, default in (("vision_config", SIGLIP_SO400M), ("text_config", QWEN2_7B)):
             given = getattr(self, name)
-            if given is None:
-                setattr(self, name, dict(default))
-            elif isinstance(given, dict):
-                setattr(self, name, {"model_type": default["model_type"]} | given)
+            if given is None or isinstance(given, dict):
+                setattr(self, name, dict(default) if given is None else {"model_type": default["model_type"]} | given)
         super().__post_init__(**kwargs)
         if getattr(self, "auto_map", None) is None:
             self.auto_map = dict(AUTO_MAP)

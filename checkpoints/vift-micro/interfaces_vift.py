@@ -1,7 +1,4 @@
-"""Private or unstable interfaces of transformers, PEFT and accelerate that VIFT needs, each in one place.
-
-Everything else in this folder uses documented names. A line says what each is for, and what breaks without it.
-"""
+"""Private or unstable interfaces of transformers, PEFT and accelerate: what each is for, what breaks without it."""
 
 import inspect
 
@@ -50,9 +47,7 @@ def weights_version(decoder) -> list:
 class InitialisedAsTransformers:
     """Every part initialises as transformers' own; its rule for custom code skips SigLIP's attention."""
 
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        return False
+    is_custom_code = classmethod(lambda cls: False)
 
 
 def serve_as_multimodal(model_type: str, name: str) -> None:

@@ -89,14 +89,11 @@ class FreshRun:
 
 class TextStreamCache(FreshRun):
     """
-    The last used text streams of one model, safe to share among threads: `generate(text_stream=TextStreamCache())`.
+    The text streams that one model used last, up to `max_bytes`: `generate(text_stream=TextStreamCache())`.
 
-    It empties itself when the weights change or another model comes; the one change that it can't see is writing
-    through `parameter.data`: begin a new cache after that. A kept stream was computed in the batch of its first call,
-    so that it equals a new text pass up to rounding. Models sharded by FSDP2 or DeepSpeed go without.
-
-    Args:
-        max_bytes (`int`): most that the states may take; those used longest ago leave first.
+    Safe to share among threads. It empties itself when the weights change or another model comes; the one change that
+    it can't see is writing through `parameter.data`: begin a new cache after that. A kept stream was computed in the
+    batch of its first call, so that it equals a new text pass up to rounding. Sharded models go without.
     """
 
     def __init__(self, max_bytes: int = 256 * 2**20):
@@ -131,10 +128,9 @@ class TextStreamCache(FreshRun):
 
 
 class AnswerRun(FreshRun):
-    """
-    The text run of prompts and their answers so far, a token longer at each call; lives as long as one `generate()`.
+    """The text run of prompts and their answers so far, a token longer at each call; beams may change places.
 
-    Beams may change places between calls. Texts that are not the last ones with one token more are run from the start.
+    Texts that are not the last ones with one token more are run from the start.
     """
 
     def __init__(self):

@@ -56,8 +56,10 @@ def test_padded_batch_agrees_with_the_reference(rule, span, layers, norm):
     assert relative_error(fused[-1], unfused[-1]) > 1e-2
 
 
-def test_float32_agrees_with_the_reference():
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_float32_agrees_with_the_reference(attention):
     model = tiny_model(dtype=torch.float32)
+    model.set_attn_implementation(attention)
     knobs = {"alpha": 1.0, "beta": 0.2, "layers": [1, 2, 3], "rule": "cascade", "span": "all"}
     with torch.no_grad():
         out = model(**batch_inputs(dtype=torch.float32), fusion={"beta": 0.2, "fusion_layers": "1:4"})

@@ -100,12 +100,6 @@ def test_text_stream_is_the_text_only_prompt(model):
     assert start == len(stream.rows) and stream.rows.unique().tolist() == [0, 1, 3]
 
 
-def test_wrapper_ids_leave_the_text_stream_with_the_image():
-    wrapped = tiny_model(image_wrapper_token_ids=[4, 6])
-    stream = wrapped.text_run(torch.tensor([[3, 4, *IMG, 6, 7, 8]]))
-    assert stream.columns.tolist() == [0, 7, 8]
-
-
 # 3 ---------------------------------------------------------------------------------------------------------
 
 
@@ -401,64 +395,3 @@ def test_streaming_from_a_thread_equals_the_returned_text(model):
     thread.join()
     expected = model.generate(**row_inputs(0), **GREEDY, **STRONG)[0, len(PROMPTS[0]) :]
     assert streamed == [str(i) for i in expected.tolist()]
-
-
-# the three rules and the knobs ------------------------------------------------------------------------------
-
-
-def test_cascade_and_additive_are_the_same_at_alpha_one(model):
-    cascade, additive = (
-        model.generate(**batch_inputs(), **GREEDY, **STRONG, **DETAILS, fusion_rule=rule)
-        for rule in ("cascade", "additive")
-    )
-    assert torch.equal(logits_of(cascade), logits_of(additive))
-
-
-def test_one_fused_layer_makes_all_rules_agree(model):
-    logits = [
-        logits_of(
-            model.generate(
-                **batch_inputs(), **GREEDY, **DETAILS, alpha=0.8, beta=0.3, fusion_layers=[2], fusion_rule=rule
-            )
-        )
-        for rule in ("cascade", "additive", "independent")
-    ]
-    for other in logits[1:]:
-        torch.testing.assert_close(other, logits[0], rtol=1e-9, atol=1e-9)
-
-
-def test_dose_is_beta_times_layers(model):
-    by_dose = model.generate(**batch_inputs(), **GREEDY, **DETAILS, dose=0.8, fusion_layers="0:4")
-    by_beta = model.generate(**batch_inputs(), **GREEDY, **DETAILS, beta=0.2, fusion_layers="0:4")
-    assert torch.equal(logits_of(by_dose), logits_of(by_beta))
-
-
-def test_presets_and_config_fields_are_the_defaults_of_generate():
-    model = tiny_model(fusion_layers="1:3", fusion_presets={"strong": {"beta": 0.5, "fusion_span": "after_image"}})
-    preset = model.generate(**batch_inputs(), **GREEDY, **DETAILS, fusion="strong")
-    spelt = model.generate(
-        **batch_inputs(), **GREEDY, **DETAILS, beta=0.5, fusion_span="after_image", fusion_layers=[1, 2]
-    )
-    assert torch.equal(logits_of(preset), logits_of(spelt))
-    assert not torch.equal(logits_of(preset), logits_of(model.generate(**batch_inputs(), **GREEDY, **DETAILS)))
-
-
-def test_a_norm_preserving_edit_keeps_the_norm(model):
-    fusion = {"beta": 0.5, "fusion_layers": [2], "fusion_norm": True}
-    with torch.no_grad():
-        plain = model(**row_inputs(0), output_hidden_states=True).hidden_states[2]
-        fused = model(**row_inputs(0), output_hidden_states=True, fusion=fusion).hidden_states[2]
-    torch.testing.assert_close(fused.norm(dim=-1), plain.norm(dim=-1), rtol=1e-12, atol=0)
-    assert not torch.allclose(fused, plain)
-
-
-def test_a_given_text_stream_replaces_the_prompts_own(model):
-    inputs = batch_inputs()
-    stream = model.text_run(inputs["input_ids"], inputs["attention_mask"], fusion_layers=1.0)
-    own = model.generate(**inputs, **GREEDY, **DETAILS, **STRONG)
-    given = model.generate(**inputs, **GREEDY, **DETAILS, **STRONG, text_stream=stream)
-    assert torch.equal(logits_of(given), logits_of(own))
-    stream.states = {layer: torch.zeros_like(states) for layer, states in stream.states.items()}
-    nothing = model.generate(**inputs, **GREEDY, **DETAILS, **STRONG, text_stream=stream)
-    plain = model.generate(**inputs, **GREEDY, **DETAILS, fusion=False)
-    assert torch.equal(logits_of(nothing), logits_of(plain))
