@@ -1,11 +1,21 @@
-"""Choose alpha, dose and band for a model from unlabelled prompts, on the command line.
+"""Choose alpha, dose and band for a model from unlabelled prompts: the model's own caption is the teacher.
 
     vift-calibrate --model checkpoints/vift-micro --output runs/calibrated
     vift-calibrate --model my-model --prompts prompts.jsonl --output runs/calibrated
 
 A line of `prompts.jsonl` is {"image": path, "question": words}, the path relative to the file; without `--prompts`,
 the micro-world's validation split plays your prompts. `--output` is a copy of the model with the choice in its config.
-The method: `modeling_vift/calibration_vift.py`; in Python, `model.calibrate(processor, images, questions)`.
+In Python: `calibrate(model, processor, images, questions)`.
+
+The model writes a caption of each image, then answers the question from that caption alone. This answer `a` needs no
+fusion and no label, but costs a caption. The setting is kept under which the fused prompt gives `a` the highest mean
+log-likelihood a token:
+
+    argmax over (alpha, dose, band) of  mean_i  log p_fused(a_i | v_i, q_i) / len(a_i)
+
+The grid: bands x doses at alpha = 1, then other alphas at the best of them; replacing the text tokens' states at the
+input of one layer (alpha = 0, beta = 1); and no fusion. It answers the question that arXiv 2502.11427 leaves open, how
+the coefficients can be set automatically. Shapes: B prompts, S prompt tokens, A answer tokens.
 """
 
 import argparse
@@ -13,14 +23,154 @@ import json
 import sys
 from pathlib import Path
 
+import torch
+
+from modeling_vift import resolve_fusion
+
+from .answers.generate import prompts_of
 from .cli import OneLineParser, UserError, first_line
+from .engine import Engine, Request
 from .images import ImageError, open_image
 from .models import BUNDLED, load_model
+
+DOSES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # beta x number of fused layers; the paper's are 1.4 and 2.1
+ALPHAS = (0.9, 1.1)  # besides 1.0
+
+
+def default_bands(num_layers: int) -> list[str]:
+    """Lowest quarter and half, all layers, middle half, top half and quarter, as half-open bands."""
+    quarter = max(1, num_layers // 4)
+    half = max(1, num_layers // 2)
+    bands = [(0, quarter), (0, half), (0, num_layers), (quarter, num_layers - quarter), (half, num_layers)]
+    return list(dict.fromkeys(f"{a}:{b}" for a, b in (*bands, (num_layers - quarter, num_layers)) if a < b))
+
+
+def replacements(num_layers: int, most: int = 8) -> list[str]:
+    """Single layers to replace at (alpha 0, beta 1), spread over the stack; at layer 0 both runs are still equal."""
+    step = max(1, -(-(num_layers - 1) // most))
+    return [f"{layer}:{layer + 1}" for layer in range(1, num_layers, step)]
+
+
+@torch.no_grad()
+def calibrate(
+    model,
+    processor,
+    images,
+    questions,
+    *,
+    caption_query: str = "Describe the image in detail.",
+    read_back="{caption}\n{question}",
+    bands=None,
+    doses=DOSES,
+    alphas=ALPHAS,
+    caption_tokens: int = 256,
+    answer_tokens: int = 16,
+    batch_size: int = 32,
+    store: bool = True,
+) -> dict:
+    """
+    Args:
+        model, processor: a VIFT checkpoint.
+        images (list of pictures), questions (list of `str`): one each a prompt; 32 to 64 are enough. No answers.
+        caption_query (`str`): asks the model for a caption.
+        read_back (`str` or callable): the prompt made of `caption` and `question`, a format or a function of the two.
+        bands (*optional*): candidates for `fusion_layers`; `default_bands` when None (and then `replacements` too).
+        doses, alphas: candidates; alpha = 1 is always tried.
+        caption_tokens, answer_tokens (`int`): most tokens of a caption, and of an answer that are compared.
+        store (`bool`): write the choice into `model.config` (saved by `save_pretrained`).
+
+    Returns:
+        `{"fusion_alpha", "fusion_dose", "fusion_layers", "score", "unfused_score", "answers", "table"}`; scores are
+        log-likelihoods a token. If nothing beats no fusion the dose is 0 and fusion is off.
+
+    Raises:
+        ValueError: no prompts, not one image a question, or a candidate out of range.
+    """
+    images, questions = list(images), list(questions)
+    if not questions or len(images) != len(questions):
+        raise ValueError(f"calibrate needs one image a question: {len(images)} images, {len(questions)} questions")
+    num_layers = model.config.get_text_config().num_hidden_layers
+    replaced = replacements(num_layers) if bands is None else []
+    bands = default_bands(num_layers) if bands is None else list(bands)
+    candidates = []
+    for band in bands:
+        count = len(resolve_fusion(model.config, True, fusion_layers=band, beta=0.0).layers)
+        candidates += [(band, dose) for dose in doses if abs(dose) <= 2 * count]  # beta is at most 2
+    if not candidates:
+        raise ValueError(f"bands={bands} and doses={list(doses)} hold no candidate with beta = dose / layers up to 2")
+    template = read_back
+    if not callable(read_back):
+
+        def read_back(caption, question):
+            return template.format(caption=caption, question=question)
+
+    engine, batches, answers = Engine(model, processor), [], []
+    pairs = [{"question": question, "images": [image]} for question, image in zip(questions, images)]
+    for start in range(0, len(pairs), batch_size):
+        rows = pairs[start : start + batch_size]
+        inputs = engine.inputs(prompts_of(engine, rows, [caption_query] * len(rows)))
+        captions = engine.generate(inputs, Request(caption_tokens, {"do_sample": False}, {"fusion": False}))
+        texts = [read_back(caption.text, row["question"]) for caption, row in zip(captions, rows)]
+        inputs = engine.inputs(prompts_of(engine, rows, texts, image=False))
+        output = model.generate(**inputs, fusion=False, do_sample=False, max_new_tokens=answer_tokens)
+        tokens = output[:, inputs["input_ids"].shape[1] :]
+        answers += [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]
+        batches.append(_with_answers(model, engine.inputs(prompts_of(engine, rows)), tokens))
+
+    def score(**setting) -> float:
+        scores = torch.cat([_log_likelihood(model, batch, setting or False) for batch in batches])
+        return float(scores.mean())
+
+    unfused = score()
+    settings = [{"fusion_layers": band, "dose": dose, "alpha": 1.0} for band, dose in candidates]
+    table = [setting | {"score": score(**setting)} for setting in settings]
+    best = max(table, key=lambda row: row["score"])
+    for alpha in alphas:
+        setting = {"fusion_layers": best["fusion_layers"], "dose": best["dose"], "alpha": alpha}
+        table.append(setting | {"score": score(**setting)})
+    for layer in replaced:
+        setting = {"fusion_layers": layer, "dose": 1.0, "alpha": 0.0}
+        table.append(setting | {"score": score(**setting)})
+    best = max(table, key=lambda row: row["score"])
+    if best["score"] <= unfused:
+        best = {"fusion_layers": best["fusion_layers"], "dose": 0.0, "alpha": 1.0, "score": unfused}
+    chosen = {f"fusion_{name.removeprefix('fusion_')}": best[name] for name in ("alpha", "dose", "fusion_layers")}
+    if store:
+        for name, value in chosen.items():
+            setattr(model.config, name, value)
+        model.config.fusion_beta = None  # the dose says it
+        model.config.fusion_enabled = best["dose"] != 0.0
+    return chosen | {"score": best["score"], "unfused_score": unfused, "answers": answers, "table": table}
+
+
+def _with_answers(model, inputs, answers) -> dict:
+    """The prompts (B, S) with the answers (B, A) behind them, up to and with their end-of-sequence token."""
+    ends = torch.tensor(model.generation_config.eos_token_id, device=answers.device).reshape(-1)
+    ended = torch.isin(answers, ends).int()
+    kept = ended.cumsum(dim=1) - ended == 0  # nothing ended before this token
+    labels = torch.where(kept, answers, -100)
+    prompt = inputs["input_ids"]
+    return dict(inputs) | {
+        "input_ids": torch.cat([prompt, answers], dim=1),
+        "attention_mask": torch.cat([inputs["attention_mask"], kept.long()], dim=1),
+        "labels": torch.cat([torch.full_like(prompt, -100), labels], dim=1),
+    }
+
+
+def _log_likelihood(model, batch, fusion) -> torch.Tensor:
+    """Mean log-likelihood a label, (B,)."""
+    logits = model(**batch, fusion=fusion).logits[:, :-1].float()
+    labels = batch["labels"][:, 1:]
+    token = logits.log_softmax(dim=-1).gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1)
+    kept = labels != -100
+    return (token * kept).sum(dim=1) / kept.sum(dim=1)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
-        prog="vift-calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="vift-calibrate",
+        description=__doc__.split("\nThe model writes")[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", default=str(BUNDLED), help="folder or Hub id of a VIFT model")
     parser.add_argument("--prompts", type=Path, help='JSON lines {"image", "question"}')
@@ -68,20 +218,19 @@ def calibrate_model(args: argparse.Namespace) -> None:
         options["caption_query"] = args.caption_query
     model, processor = load_model(args.model)
     try:
-        found = model.calibrate(processor, images, questions, **options)
+        result = calibrate(model, processor, images, questions, **options)
     except ValueError as error:
         raise UserError(first_line(error)) from error
     print(f"{len(questions)} prompts, log-likelihood a token of the answers read from the model's own captions:")
-    for row in sorted(found["table"], key=lambda row: -row["score"])[:5]:
+    for row in sorted(result["table"], key=lambda row: -row["score"])[:5]:
         print(f"  layers {row['fusion_layers']}, dose {row['dose']}, alpha {row['alpha']}: {row['score']:.3f}")
-    print(f"  without fusion: {found['unfused_score']:.3f}")
-    if found["fusion_dose"]:
+    print(f"  without fusion: {result['unfused_score']:.3f}")
+    if result["fusion_dose"]:
         chosen = ("fusion_layers", "fusion_dose", "fusion_alpha")
-        print("chosen: " + ", ".join(f"{name} {found[name]}" for name in chosen))
+        print("chosen: " + ", ".join(f"{name} {result[name]}" for name in chosen))
     else:
         print("chosen: no fusion, nothing is better than without")
     if args.output is not None:
-        import torch
         from transformers import PretrainedConfig
 
         stored = PretrainedConfig.get_config_dict(args.model)[0].get("dtype") or "float32"

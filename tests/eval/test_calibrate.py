@@ -7,6 +7,7 @@ import pytest
 from modeling_vift import resolve_fusion
 from vift_eval import calibrate as command
 from vift_eval.answers.conditions import read_back
+from vift_eval.calibrate import calibrate
 from vift_eval.models import BUNDLED, load_model
 from vift_microworld import language, visual_questions
 
@@ -30,7 +31,7 @@ def prompts():
 @pytest.fixture(scope="module")
 def calibrated(prompts):
     model, processor = load_model(str(BUNDLED))
-    return model, processor, model.calibrate(processor, *prompts, **OPTIONS)
+    return model, processor, calibrate(model, processor, *prompts, **OPTIONS)
 
 
 def test_the_choice_is_the_best_of_the_table_and_beats_no_fusion(calibrated):
@@ -80,7 +81,7 @@ def test_the_choice_is_in_the_config_and_survives_saving(calibrated, tmp_path):
 def test_where_nothing_beats_no_fusion_it_is_switched_off(prompts):
     model, processor = load_model(str(BUNDLED))
     harmful = OPTIONS | {"bands": ("6:8",), "doses": (-4.0,), "alphas": ()}
-    found = model.calibrate(processor, *prompts, **harmful)
+    found = calibrate(model, processor, *prompts, **harmful)
     assert found["fusion_dose"] == 0.0 and found["score"] == found["unfused_score"]
     assert model.config.fusion_enabled is False
 
@@ -89,7 +90,7 @@ def test_store_false_leaves_the_config_alone(prompts):
     model, processor = load_model(str(BUNDLED))
     before = model.config.to_dict()
     few = [values[:2] for values in prompts]
-    model.calibrate(processor, *few, **OPTIONS, store=False)
+    calibrate(model, processor, *few, **OPTIONS, store=False)
     assert model.config.to_dict() == before
 
 
@@ -97,13 +98,13 @@ def test_bad_input_is_refused_by_name(calibrated, prompts):
     model, processor, _ = calibrated
     images, questions = prompts
     with pytest.raises(ValueError, match="7 images, 8 questions"):
-        model.calibrate(processor, images[:-1], questions, **OPTIONS)
+        calibrate(model, processor, images[:-1], questions, **OPTIONS)
     with pytest.raises(ValueError, match="0 images, 0 questions"):
-        model.calibrate(processor, [], [], **OPTIONS)
+        calibrate(model, processor, [], [], **OPTIONS)
     with pytest.raises(ValueError, match="'4:12' reaches layer 11"):
-        model.calibrate(processor, images, questions, **OPTIONS | {"bands": ("4:12",)})
+        calibrate(model, processor, images, questions, **OPTIONS | {"bands": ("4:12",)})
     with pytest.raises(ValueError, match="hold no candidate"):
-        model.calibrate(processor, images, questions, **OPTIONS | {"doses": (99.0,)})
+        calibrate(model, processor, images, questions, **OPTIONS | {"doses": (99.0,)})
 
 
 # --- the command ------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ def test_the_command_writes_a_model_with_the_choice(tiny_checkpoint, tmp_path, c
     assert said.startswith("3 prompts") and "chosen: " in said
     config = json.loads((tmp_path / "new" / "config.json").read_text())
     assert (f"fusion_dose {config['fusion_dose']}" in said) == config["fusion_enabled"]
-    assert (tmp_path / "new" / "calibration_vift.py").is_file()
+    assert (tmp_path / "new" / "generation_vift.py").is_file()
 
 
 @pytest.mark.parametrize(
