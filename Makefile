@@ -43,7 +43,7 @@ micro: $(STAMP)-train
 
 # Every claim of the paper over three seeds; stopped or killed, it goes on where it was. Writes docs/results/paper/.
 paper: $(STAMP)-train
-	@$(VENV)/bin/python -m vift_studies.paper.plan $(ARGS)
+	@$(VENV)/bin/python -m vift_studies.paper $(ARGS)
 
 # Another port: make space ARGS="--port 8000"
 space: $(STAMP)-space

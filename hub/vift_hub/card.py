@@ -32,12 +32,13 @@ def facts(model) -> str:
 
 
 def section(name: str, file: Path | None) -> str:
-    """The user's Markdown for a section, without a heading of its own."""
+    """The user's Markdown for a section, without a heading of its own and pictures (they are not uploaded)."""
     if file is None:
         return NOT_GIVEN[name]
     if not file.is_file():
         raise ValueError(f"{name}={file} is no file")
     text = re.sub(r"\A\s*#+ [^\n]*\n", "", file.read_text(encoding="utf-8"))
+    text = re.sub(r"^!\[[^\n]*\n+", "", text, flags=re.MULTILINE)
     return re.sub(r"^(#+ )", r"##\1", text, flags=re.MULTILINE).strip()
 
 

@@ -4,7 +4,8 @@
 
 Overlap above chance of each layer's input (1000 scenes of the validation split; `vift_layers.band`) against the
 accuracy of fusion at that layer alone (alpha 0, beta 1) and of bands at alpha 1 and their best dose, as the sweep of
-`make paper` measured them on the same models (docs/results/paper/results.json, validation split). Writes docs/results/bridge/.
+`make paper` measured them on the same models (docs/results/paper/results.json, validation split). Writes
+docs/results/bridge/.
 """
 
 import argparse
@@ -15,12 +16,13 @@ import matplotlib
 import numpy as np
 from scipy.stats import spearmanr
 
-from vift_eval.answers.conditions import load
+from vift_eval.files import made_by, made_line, markdown_table, read_json, save_figure, weights_sha256, write_json
 from vift_eval.layers.pairs import micro_pairs
+from vift_eval.models import load_model
 from vift_layers.band import band_rule, overlap_profile
 from vift_layers.capture import capture
 
-from ..paper.plan import write_json
+from ..answers import UNTESTABLE, pick
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -29,24 +31,21 @@ from vift_eval.plots import LINES, STYLE  # noqa: E402
 
 PAIRS = 1000
 PREDICTS = 0.7  # rank correlation, in every seed
-WHY = {
-    "predicts it": "",
-    "does not predict it": "",
-    "predicts the reverse": """Fusion works where picture and words are *not* arranged alike yet: it replaces what the
-text tokens know by the text run's states, and the picture must still be read in the layers above. Overlap is high
-where it has been read, and what is fused there overwrites it. Both curves go one way with depth, so that "the lower
-the better" says the same.
-""",
-}
+POOLINGS = {"last": "last token", "mean": "means of tokens"}
+REVERSE = "predicts the reverse"
+WHY_REVERSE = """
+Fusion works where picture and words are *not* arranged alike yet: it replaces what the text tokens know by the text
+run's states, and the picture must still be read in the layers above. Overlap is high where it has been read, and what
+is fused there overwrites it. Both curves go one way with depth, so that "the lower the better" says the same.
+"""
 
 
-def best_bands(bands: dict, seed: int) -> dict[str, float]:
+def best_bands(records: list[dict], seed: int) -> dict[str, float]:
     """Band -> accuracy of this seed at its best dose."""
-    found: dict[str, float] = {}
-    for key, entry in bands.items():
-        band = key.split()[0]
-        found[band] = max(found.get(band, 0.0), entry["seeds"][seed])
-    return found
+    accuracy: dict[str, float] = {}
+    for record in records:
+        accuracy[record["layers"]] = max(accuracy.get(record["layers"], 0.0), record["seeds"][seed])
+    return accuracy
 
 
 def mean_over(profile: list, band: str) -> float:
@@ -55,83 +54,92 @@ def mean_over(profile: list, band: str) -> float:
     return float(np.nanmean([np.nan if v is None else v for v in profile[first:stop]]))
 
 
-def relate(profiles: dict[str, list], sweeps: dict) -> dict:
-    """Rank correlations by seed: of single layers, and of bands."""
-    layers = [int(key.split(":")[0]) for key in sweeps["replace"]]
-    found = {"layers": layers, "pooling": {}}
+def correlation(first: list, second: list) -> float | None:
+    """Spearman's; None where there is nothing to rank: fewer than three points, or one value throughout."""
+    if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
+        return None
+    return round(float(spearmanr(first, second)[0]), 3)
+
+
+def verdict(correlations: list) -> str:
+    if None in correlations:
+        return UNTESTABLE
+    if min(correlations) >= PREDICTS:
+        return "predicts it"
+    return REVERSE if max(correlations) <= -PREDICTS else "does not predict it"
+
+
+def relate(profiles: dict[str, list], validation: list[dict]) -> dict:
+    """Rank correlations by seed: of single layers, and of bands. `validation`: records of `make paper`."""
+    replaced, bands = pick(validation, sweep="replace"), pick(validation, sweep="bands")
+    layers = [int(record["layers"].split(":")[0]) for record in replaced]
+    results = {"layers": layers, "pooling": {}}
     for pooling, rows in profiles.items():
         entry = {"profiles": rows, "single": [], "bands": [], "rule": [str(band_rule(row)) for row in rows]}
         for seed, profile in enumerate(rows):
-            accuracy = [value["seeds"][seed] for value in sweeps["replace"].values()]
-            entry["single"].append(round(float(spearmanr([profile[layer] for layer in layers], accuracy)[0]), 3))
-            bands = best_bands(sweeps["bands"], seed)
-            overlap = [mean_over(profile, band) for band in bands]
-            entry["bands"].append(round(float(spearmanr(overlap, list(bands.values()))[0]), 3))
-        found["pooling"][pooling] = entry
-    last = found["pooling"]["last"]
-    found["verdict"] = {
-        name: "predicts it"
-        if min(last[name]) >= PREDICTS
-        else "predicts the reverse"
-        if max(last[name]) <= -PREDICTS
-        else "does not predict it"
-        for name in ("single", "bands")
-    }
-    return found
+            accuracy = [record["seeds"][seed] for record in replaced]
+            entry["single"].append(correlation([profile[layer] for layer in layers], accuracy))
+            best = best_bands(bands, seed)
+            entry["bands"].append(correlation([mean_over(profile, band) for band in best], list(best.values())))
+        results["pooling"][pooling] = entry
+    last = results["pooling"]["last"]
+    results["accuracy"] = [[record["seeds"][seed] for record in replaced] for seed in range(len(last["profiles"]))]
+    return results | {"verdict": {name: verdict(last[name]) for name in ("single", "bands")}}
 
 
-def draw(found: dict, sweeps: dict, file: Path) -> None:
+def draw(results: dict, file: Path) -> None:
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
-        for axes, pooling in zip(panels, ("last", "mean")):
-            for number, profile in enumerate(found["pooling"][pooling]["profiles"]):
+        for axes, (pooling, words) in zip(panels, POOLINGS.items()):
+            for number, profile in enumerate(results["pooling"][pooling]["profiles"]):
                 values = [np.nan if value is None else value for value in profile]
                 axes.plot(range(len(values)), values, "o-", color=LINES[number], markersize=3, label=f"seed {number}")
-            axes.set_title(
-                f"overlap above chance, {'last token' if pooling == 'last' else 'means of tokens'}",
-                fontsize=9,
-                loc="left",
-            )
+            axes.set_title(f"overlap above chance, {words}", fontsize=9, loc="left")
             axes.set_xlabel("input of layer")
             axes.set_ylim(bottom=0)
         panels[0].legend(fontsize=8, frameon=False)
-        for number in range(len(found["pooling"]["last"]["profiles"])):
-            accuracy = [100 * value["seeds"][number] for value in sweeps["replace"].values()]
-            panels[2].plot(found["layers"], accuracy, "o-", color=LINES[number], markersize=3)
+        for number, accuracy in enumerate(results["accuracy"]):
+            values = [100 * value for value in accuracy]
+            panels[2].plot(results["layers"], values, "o-", color=LINES[number], markersize=3)
         panels[2].set_title("right answers in %, fused at this layer alone", fontsize=9, loc="left")
-        panels[2].set_xlabel("input of layer (alpha 0, beta 1)")
+        panels[2].set_xlabel("input of layer (α = 0, β = 1)")
         panels[2].set_xlim(panels[0].get_xlim())
         panels[2].set_ylim(bottom=0)
-        figure.savefig(file, dpi=130)
+        save_figure(figure, file, results["made"], dpi=130)
     plt.close(figure)
 
 
-def page(found: dict, models: list[str]) -> str:
-    last, mean = found["pooling"]["last"], found["pooling"]["mean"]
-
-    def row(name: str, entry: dict) -> str:
-        cells = (", ".join(map(str, entry[key])) for key in ("single", "bands", "rule"))
-        return f"| {name} | {' | '.join(cells)} |"
-
+def page(results: dict) -> str:
+    rows = [
+        [words, *(", ".join(map(str, results["pooling"][pooling][key])) for key in ("single", "bands", "rule"))]
+        for pooling, words in POOLINGS.items()
+    ]
+    header = ["overlap of", "fusion at one layer (alpha 0, beta 1)", "fusion of a band (alpha 1, best dose)",
+              "band of the rule"]  # fmt: skip
+    found = results["verdict"]
     return f"""# Does the alignment band predict where to fuse?
 
 Where picture and words come to be arranged alike (overlap above chance), against where fusion works, over the same
-{len(models)} models. Rank correlation over layers, a seed each; "predicts" means {PREDICTS} or more in every seed.
+{len(results["accuracy"])} models. Rank correlation over layers, one per seed; "predicts" means {PREDICTS} or more in
+every seed.
 
-| overlap of | fusion at one layer (alpha 0, beta 1) | fusion of a band (alpha 1, best dose) | band of the rule |
-|---|---|---|---|
-{row("last token", last)}
-{row("means of tokens", mean)}
+{markdown_table(header, rows)}
 
-**Verdict.** Of the best single layer, the profile of the last token (which the rule uses)
-{found["verdict"]["single"]}; of the best band, it {found["verdict"]["bands"]}.
+**Verdict.** Of the best single layer, the profile of the last token (which the rule uses): {found["single"]}; of the
+best band: {found["bands"]}.
 
 ![Overlap above chance by layer, last token and means; accuracy of fusion at each layer alone](bridge.png)
-
-{WHY[found["verdict"]["single"]]}
-Made by `python -m vift_studies.bands.bridge --models {" ".join(models)}`; figures: [bridge.json](bridge.json); the
-sweep of fusion is that of [docs/results/paper](../../paper/README.md) (300 validation questions a seed).
+{WHY_REVERSE if found["single"] == REVERSE else ""}
+Figures: [bridge.json](bridge.json); the sweep of fusion is that of [docs/results/paper](../paper/README.md) (300
+validation questions a seed). Made by {made_line(results["made"])}
 """
+
+
+def write_results(results: dict, output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "bridge.json", results)
+    draw(results, output / "bridge.png")
+    (output / "README.md").write_text(page(results), encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -140,19 +148,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sweeps", type=Path, default=Path("docs/results/paper/results.json"))
     parser.add_argument("--output", type=Path, default=Path("docs/results/bridge"))
     args = parser.parse_args(argv)
-    sweeps = json.loads(args.sweeps.read_text(encoding="utf-8"))["sweeps"]
-    profiles: dict[str, list] = {"last": [], "mean": []}
+    profiles: dict[str, list] = {pooling: [] for pooling in POOLINGS}
     for path in args.models:
-        found = capture(*load(path), micro_pairs(PAIRS), batch_size=50)
+        captured = capture(*load_model(path), micro_pairs(PAIRS), batch_size=50)
         for pooling, rows in profiles.items():
-            values = overlap_profile(found, pooling=pooling)
+            values = overlap_profile(captured, pooling=pooling)
             rows.append([None if np.isnan(value) else round(value, 4) for value in values])
-    found = relate(profiles, sweeps)
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_json(args.output / "bridge.json", found)
-    draw(found, sweeps, args.output / "bridge.png")
-    (args.output / "README.md").write_text(page(found, [Path(path).name for path in args.models]), encoding="utf-8")
-    print(json.dumps(found["verdict"]))
+    weights = {f"seed{n}": (weights_sha256(path) or "unknown")[:12] for n, path in enumerate(args.models)}
+    made = made_by(f"python -m vift_studies.bands.bridge --models {' '.join(weights)}") | {"weights": weights}
+    results = {"made": made, **relate(profiles, read_json(args.sweeps)["validation"])}
+    write_results(results, args.output)
+    print(json.dumps(results["verdict"]))
 
 
 if __name__ == "__main__":

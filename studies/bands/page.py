@@ -1,20 +1,20 @@
 """The page of the band study: figures from its steps, a plot, verdicts that follow from the figures by rule.
 
 Verdicts compare arms pairwise with intervals over questions (seeds pooled), and show each seed: three runs an arm
-differ by more than questions do.
+differ by more than questions do. Arms that trained the same layers cannot be compared.
 """
 
-import json
-import platform
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 
 from vift_eval.answers.bootstrap import difference, interval
+from vift_eval.files import made_by, made_line, markdown_table, read_json, save_figure, weights_sha256, write_json
 
-from ..paper.plan import write_json
-from .study import ARMS
+from ..answers import UNTESTABLE, held_out, hits, one, points, pooled
+from .study import ARMS, bands_of
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -24,24 +24,33 @@ from vift_eval.plots import LINES, STYLE  # noqa: E402
 SCORES = {
     "seen": "question families it was trained on",
     "held_out": "families it was not trained on",
-    "gold": "the scene in words (text ability)",
+    "oracle_text": "the scene in words (text ability)",
 }
-COST = {
-    True: "Step time (CPU, arms in turn) and state (gradients, AdamW's moments) are shares of full training.",
-    False: "Step time and memory of the arms (step `cost` of the study) have not been measured yet.",
-}
+MEANINGS = {"before": "stage 1, before tuning", **ARMS}
 PAIRS = (
     ("rule", "full"), ("rule", "connector"), ("rule", "complement"), ("rule", "random"), ("late", "full"),
     ("middle", "full"), ("middle", "first"), ("middle", "top"), ("middle", "spaced"), ("late", "rule"),
 )  # fmt: skip
 
 
-def hits(found: dict, arm: str, score: str) -> np.ndarray:
-    """1 and 0, a question each, of one seed."""
-    letters = found["arms"][arm]["gold" if score == "gold" else "unfused"]
-    held_out = [family in found["held_out"] for family in found["families"]]
-    chosen = [score == "gold" or out == (score == "held_out") for out in held_out]
-    return np.array([letter == "r" for letter, kept in zip(letters, chosen) if kept], dtype=float)
+def of_score(rows: pd.DataFrame, arm: str, name: str) -> list[np.ndarray]:
+    """`hits` of an arm for one of `SCORES`."""
+    condition = "oracle_text" if name == "oracle_text" else "unfused"
+    part = rows[(rows["arm"] == arm) & (rows["condition"] == condition)]
+    if name != "oracle_text":
+        out = [family in held_out(seed) for seed, family in zip(part["seed"], part["family"])]
+        part = part[np.array(out) == (name == "held_out")]
+    return hits(part)
+
+
+def summary(values: list[np.ndarray]) -> dict:
+    means = [round(float(one_seed.mean()), 4) for one_seed in values]
+    return {"mean": round(float(np.mean(means)), 4), "seeds": means, "ci95": interval(pooled(values, False))}
+
+
+def compared(first: list[np.ndarray], second: list[np.ndarray]) -> dict:
+    by_seed = [round(float(a.mean() - b.mean()), 4) for a, b in zip(first, second)]
+    return difference(pooled(first, False), pooled(second, False)) | {"seeds": by_seed}
 
 
 def collect(work: Path, seeds) -> dict:
@@ -50,139 +59,95 @@ def collect(work: Path, seeds) -> dict:
     Raises:
         ValueError: no seed has answers yet.
     """
-    answers = {seed: work / f"seed{seed}" / "bands" / "answers.json" for seed in seeds}
-    answers = {seed: json.loads(file.read_text(encoding="utf-8")) for seed, file in answers.items() if file.exists()}
-    if not answers:
+    folders = {seed: work / f"seed{seed}" / "bands" for seed in seeds}
+    folders = {seed: folder for seed, folder in folders.items() if (folder / "answers.parquet").exists()}
+    if not folders:
         raise ValueError(f"work={work}: no seed of {list(seeds)} has been measured yet")
-    rules = {seed: json.loads((work / f"seed{seed}" / "bands" / "band.json").read_text()) for seed in answers}
-    results = {"seeds": list(answers), "rules": rules, "arms": {}, "differences": {}}
-    for arm in ("before", *ARMS):
-        entry = {"layers": {seed: found["layers"].get(arm, []) for seed, found in answers.items()}}
-        for score in SCORES:
-            rows = [hits(found, arm, score) for found in answers.values()]
-            pooled = np.concatenate(rows)
-            seed_means = [round(float(row.mean()), 4) for row in rows]
-            entry[score] = {
-                "mean": round(float(np.mean(seed_means)), 4),
-                "seeds": seed_means,
-                "ci95": interval(pooled),
-            }
-        marks = [work / "steps" / f"seed{seed}.bands.{arm}.json" for seed in answers]
+    rows = pd.concat([pd.read_parquet(folder / "answers.parquet") for folder in folders.values()])
+    layers = {seed: {"before": []} | bands_of(seed, work) for seed in folders}
+    records = []
+    for arm in MEANINGS:
+        record = {"arm": arm, "layers": [layers[seed][arm] for seed in folders]}
+        record |= {name: summary(of_score(rows, arm, name)) for name in SCORES}
+        marks = [work / "steps" / f"seed{seed}.bands.{arm}.json" for seed in folders]
         if all(mark.exists() for mark in marks):
-            entry["cpu_seconds"] = [json.loads(mark.read_text(encoding="utf-8"))["cpu_seconds"] for mark in marks]
-        results["arms"][arm] = entry
-    for first, second in PAIRS:
-        results["differences"][f"{first} - {second}"] = {
-            score: difference(
-                *(np.concatenate([hits(f, arm, score) for f in answers.values()]) for arm in (first, second))
-            )
-            | {
-                "seeds": [
-                    round(float(hits(f, first, score).mean() - hits(f, second, score).mean()), 4)
-                    for f in answers.values()
-                ]
-            }
-            for score in SCORES
-        }
-    cost = work / f"seed{min(answers)}" / "bands" / "cost.json"
+            record["cpu_seconds"] = [read_json(mark)["cpu_seconds"] for mark in marks]
+        records.append(record)
+    results = {
+        "seeds": list(folders),
+        "n": int(rows["question"].nunique()),
+        "rules": [{"seed": seed, **read_json(folder / "band.json")} for seed, folder in folders.items()],
+        "arms": records,
+        "differences": [
+            {"first": a, "second": b, "score": name, **compared(of_score(rows, a, name), of_score(rows, b, name))}
+            for a, b in PAIRS
+            for name in SCORES
+        ],
+    }
+    cost = folders[min(folders)] / "cost.json"
     if cost.exists():
-        results["cost"] = json.loads(cost.read_text(encoding="utf-8"))
-    results["n"] = len(next(iter(answers.values()))["families"])
-    results["machine"] = f"{platform.machine()}, Python {platform.python_version()}, one thread a run"
-    results["verdicts"] = verdicts(results)
-    return results
-
-
-def points(entry: dict) -> str:
-    low, high = entry["ci95"]
-    seeds = ", ".join(f"{100 * value:+.1f}" for value in entry["seeds"])
-    return f"{100 * entry['difference']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}], by seed {seeds}"
+        results["cost"] = read_json(cost)
+    return results | {"verdicts": verdicts(results)}
 
 
 def verdicts(results: dict) -> list[dict]:
     """Each: claim, verdict, reason. "Level": the interval of the difference holds 0."""
-    found, arms = results["differences"], results["arms"]
 
-    def level(pair: str, score: str) -> str:
-        low, high = found[pair][score]["ci95"]
+    def delta(first: str, second: str, score: str) -> dict:
+        return one(results["differences"], first=first, second=second, score=score)
+
+    def level(first: str, second: str, score: str) -> str:
+        if one(results["arms"], arm=first)["layers"] == one(results["arms"], arm=second)["layers"]:
+            return UNTESTABLE
+        low, high = delta(first, second, score)["ci95"]
         return "level" if low <= 0 <= high else "better" if low > 0 else "worse"
 
-    share = arms["rule"]["seen"]["mean"] / arms["full"]["seen"]["mean"]
-    rows = [
-        {
-            "claim": "training only the rule's band keeps the quality of full training (the paper: 98.8 to 100.4 %)",
-            "verdict": level("rule - full", "seen"),
-            "reason": f"{share:.1%} of full training on families trained on; {points(found['rule - full']['seen'])}",
-        },
-        {
-            "claim": "and keeps more of what was there: held-out families, text ability",
-            "verdict": f"{level('rule - full', 'held_out')} / {level('rule - full', 'gold')}",
-            "reason": f"held out {points(found['rule - full']['held_out'])}; "
-            f"in words {points(found['rule - full']['gold'])}",
-        },
-        {
-            "claim": "the band matters: the layers outside it do worse",
-            "verdict": level("rule - complement", "seen"),
-            "reason": points(found["rule - complement"]["seen"]),
-        },
-        {
-            "claim": "on held-out families the layers outside the band do worse",
-            "verdict": level("rule - complement", "held_out"),
-            "reason": points(found["rule - complement"]["held_out"]),
-        },
-        {
-            "claim": "the band is better than as many layers drawn at random",
-            "verdict": level("rule - random", "seen"),
-            "reason": points(found["rule - random"]["seen"]),
-        },
-        {
-            "claim": "a third of the layers: the middle keeps more than the first (held-out families, text ability)",
-            "verdict": f"{level('middle - first', 'held_out')} / {level('middle - first', 'gold')}",
-            "reason": f"held out {points(found['middle - first']['held_out'])}; "
-            f"in words {points(found['middle - first']['gold'])}",
-        },
-        {
-            "claim": "the middle third keeps more text ability than full training",
-            "verdict": level("middle - full", "gold"),
-            "reason": points(found["middle - full"]["gold"]),
-        },
-    ]
-    for pair in ("middle - first", "middle - top", "middle - spaced"):
-        other = pair.split(" - ")[1]
-        rows.append(
-            {
-                "claim": f"a third of the layers: the middle is better than the {other} ones",
-                "verdict": level(pair, "seen"),
-                "reason": points(found[pair]["seen"]),
-            }
-        )
-    rows.append(
-        {
-            "claim": "the late half does as well as full training (seen in the authors' early runs)",
-            "verdict": level("late - full", "seen"),
-            "reason": points(found["late - full"]["seen"]),
+    def reason(first: str, second: str, score: str) -> str:
+        found = delta(first, second, score)
+        seeds = ", ".join(f"{100 * value:+.1f}" for value in found["seeds"])
+        return f"{points(found)} points, by seed {seeds}"
+
+    def claim(text: str, first: str, second: str, *scores: str) -> dict:
+        said = {"held_out": "held out ", "oracle_text": "in words "} if len(scores) > 1 else {}
+        return {
+            "claim": text,
+            "verdict": " / ".join(level(first, second, score) for score in scores),
+            "reason": "; ".join(said.get(score, "") + reason(first, second, score) for score in scores),
         }
-    )
+
+    share = one(results["arms"], arm="rule")["seen"]["mean"] / one(results["arms"], arm="full")["seen"]["mean"]
+    keeps = "training only the rule's band keeps the quality of full training (the paper: 98.8 to 100.4 %)"
+    third = "a third of the layers: the middle"
+    both = ("held_out", "oracle_text")
+    rows = [
+        claim(keeps, "rule", "full", "seen"),
+        claim("and keeps more of what was there: held-out families, text ability", "rule", "full", *both),
+        claim("the band matters: the layers outside it do worse", "rule", "complement", "seen"),
+        claim("on held-out families the layers outside the band do worse", "rule", "complement", "held_out"),
+        claim("the band is better than as many layers drawn at random", "rule", "random", "seen"),
+        claim(f"{third} keeps more than the first (held-out families, text ability)", "middle", "first", *both),
+        claim("the middle third keeps more text ability than full training", "middle", "full", "oracle_text"),
+        *(claim(f"{third} is better than the {other} ones", "middle", other, "seen")
+          for other in ("first", "top", "spaced")),
+        claim("the late half does as well as full training (seen in the authors' early runs)", "late", "full", "seen"),
+    ]  # fmt: skip
+    rows[0]["reason"] = f"{share:.1%} of full training on families trained on; {rows[0]['reason']}"
     if "cost" in results:
-        cost = results["cost"]
-        rows.append(
-            {
-                "claim": "at less time a step (the paper: 75.7 to 86.1 %)",
-                "verdict": "less" if cost["rule"]["step"] < 0.97 else "not less",
-                "reason": f"CPU time of a step with the band {cost['rule']['step']:.0%} of full training, connector "
-                f"frozen too "
-                f"{cost['connector_frozen']['step']:.0%}, a third in the middle {cost['middle']['step']:.0%}, top "
-                f"third "
-                f"{cost['top']['step']:.0%}; gradients and AdamW's moments "
-                f"{cost['rule']['bytes'] / cost['full']['bytes']:.0%}",
-            }
-        )
+        cost = {record["arm"]: record for record in results["cost"]}
+        step = {arm: f"{record['step']:.0%}" for arm, record in cost.items()}
+        rows.append({
+            "claim": "at less time a step (the paper: 75.7 to 86.1 %)",
+            "verdict": "less" if cost["rule"]["step"] < 0.97 else "not less",
+            "reason": f"CPU time of a step with the band {step['rule']} of full training, connector frozen too "
+            f"{step['connector_frozen']}, a third in the middle {step['middle']}, top third {step['top']}; gradients "
+            f"and AdamW's moments {cost['rule']['bytes'] / cost['full']['bytes']:.0%}",
+        })  # fmt: skip
     return rows
 
 
-def layer_words(layers: dict) -> str:
+def layer_words(layers: list) -> str:
     words = []
-    for value in layers.values():
+    for value in layers:
         if value is None:
             words.append("all, embeddings too")
         elif not value:
@@ -194,54 +159,53 @@ def layer_words(layers: dict) -> str:
 
 
 def table(results: dict) -> str:
-    head = ["arm", "layers trained", *(f"{name.replace('_', ' ')} %" for name in SCORES)]
-    head += ["step time", "state"] if "cost" in results else []
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    cost = results.get("cost", {})
-    for arm, entry in results["arms"].items():
-        cells = []
-        for score in SCORES:
-            seeds = ", ".join(f"{100 * value:.0f}" for value in entry[score]["seeds"])
-            cells.append(f"{100 * entry[score]['mean']:.1f} ({seeds})")
-        if cost:
-            cells.append(f"{cost[arm]['step']:.2f}" if arm in cost else "")
-            cells.append(f"{cost[arm]['bytes'] / cost['full']['bytes']:.2f}" if arm in cost else "")
-        lines.append(f"| `{arm}` | {layer_words(entry['layers'])} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    cost, rows = {record["arm"]: record for record in results.get("cost", [])}, []
+    for record in results["arms"]:
+        arm, cells = record["arm"], []
+        for name in SCORES:
+            seeds = ", ".join(f"{100 * value:.0f}" for value in record[name]["seeds"])
+            cells.append(f"{100 * record[name]['mean']:.1f} ({seeds})")
+        if arm in cost:
+            cells += [f"{cost[arm]['step']:.2f}", f"{cost[arm]['bytes'] / cost['full']['bytes']:.2f}"]
+        rows.append([f"`{arm}`", layer_words(record["layers"]), *cells, *([""] * (bool(cost) * 5 - len(cells)))])
+    head = ["arm", "layers trained", "seen %", "held out %", "scene in words %"]
+    return markdown_table([*head, *(("step time", "state") if cost else ())], rows)
 
 
 def draw(results: dict, file: Path) -> None:
-    arms = sorted(results["arms"], key=lambda arm: results["arms"][arm]["seen"]["mean"])
+    records = sorted(results["arms"], key=lambda record: record["seen"]["mean"])
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, 3, figsize=(10, 0.33 * len(arms) + 1.1), layout="constrained", sharey=True)
+        size = (10, 0.33 * len(records) + 1.1)
+        figure, panels = plt.subplots(1, 3, figsize=size, layout="constrained", sharey=True)
         for axes, (score, title) in zip(panels, SCORES.items()):
-            for row, arm in enumerate(arms):
-                entry = results["arms"][arm][score]
-                color = {"rule": LINES[0], "full": LINES[2], "before": "#888888"}.get(arm, LINES[1])
-                low, high = entry["ci95"]
-                axes.plot([100 * low, 100 * high], [row, row], color=color, linewidth=2.5)
+            for row, record in enumerate(records):
+                entry = record[score]
+                color = {"rule": LINES[0], "full": LINES[2], "before": "#888888"}.get(record["arm"], LINES[1])
+                axes.plot([100 * bound for bound in entry["ci95"]], [row, row], color=color, linewidth=2.5)
                 axes.plot(100 * entry["mean"], row, "o", color=color, markersize=6)
-                axes.plot(
-                    [100 * v for v in entry["seeds"]], [row] * len(entry["seeds"]), "|", color="black", markersize=8
-                )
+                seeds = [100 * value for value in entry["seeds"]]
+                axes.plot(seeds, [row] * len(seeds), "|", color="black", markersize=8)
             axes.set_title(title, fontsize=9, loc="left")
             axes.set_xlabel("right answers in %")
-        panels[0].set_yticks(range(len(arms)), arms)
-        figure.savefig(file, dpi=130)
+        panels[0].set_yticks(range(len(records)), [MEANINGS[record["arm"]] for record in records])
+        save_figure(figure, file, results["made"], dpi=130)
     plt.close(figure)
 
 
 def page(results: dict) -> str:
-    meanings = "\n".join(f"- `{arm}`: {words}" for arm, words in {"before": "stage 1, before tuning", **ARMS}.items())
-    rules = "\n".join(
-        f"- seed {seed}: layers {rule['band']} ({rule['reason']})" for seed, rule in results["rules"].items()
+    meanings = "\n".join(f"- `{arm}`: {words}" for arm, words in MEANINGS.items())
+    rules = "\n".join(f"- seed {rule['seed']}: layers {rule['band']} ({rule['reason']})" for rule in results["rules"])
+    claims = [[row["claim"], row["verdict"], row["reason"]] for row in results["verdicts"]]
+    cost = (
+        "Step time (CPU, arms in turn) and state (gradients, AdamW's moments) are shares of full training."
+        if "cost" in results
+        else "Step time and memory of the arms (step `cost` of the study) have not been measured yet."
     )
-    claims = "\n".join(f"| {row['claim']} | {row['verdict']} | {row['reason']} |" for row in results["verdicts"])
     return f"""# Which layers to train
 
 Visual instruction tuning from the stage-1 checkpoint of {len(results["seeds"])} seeds, with only some layers of the
 language model (and the connector) trained; otherwise the same data, rate and steps. {results["n"]} questions of the
-test split, exact match without fusion; in brackets the seeds. {COST["cost" in results]}
+test split, exact match without fusion; in brackets the seeds. {cost}
 
 {table(results)}
 
@@ -249,23 +213,27 @@ test split, exact match without fusion; in brackets the seeds. {COST["cost" in r
 
 {meanings}
 
-The rule ([docs/layers.md](../../layers.md)) chose, on 1000 scenes of the training split:
+`middle` lies where arXiv 2606.03871 found its bands. The rule ([docs/layers.md](../../layers.md)) chose, on 1000
+scenes of the training split:
 
 {rules}
 
-| claim | here | reason |
-|---|---|---|
-{claims}
+{markdown_table(["claim", "here", "reason"], claims)}
 
 Intervals are over questions; the seeds differ by more, so a difference whose sign changes between seeds is no finding.
 The learning rate was chosen for full training, not for any band.
 
-Made by `python -m vift_studies.bands.study` ({results["machine"]}); all figures: [bands.json](bands.json).
+All figures: [bands.json](bands.json). Made by {made_line(results["made"])}
 """
 
 
 def write_page(work: Path, output: Path, seeds) -> None:
     results = collect(work, seeds)
+    weights = {f"seed{seed}": (weights_sha256(work / f"seed{seed}" / "stage1") or "unknown")[:12] for seed in seeds}
+    write_results({"made": made_by("python -m vift_studies.bands") | {"weights": weights}, **results}, output)
+
+
+def write_results(results: dict, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "bands.json", results)
     draw(results, output / "bands.png")

@@ -23,6 +23,7 @@ from vift_hub.roundtrip import OURS
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = ROOT / "checkpoints" / "vift-micro"
+EVALUATION = ROOT / "docs" / "results" / "paper" / "README.md"
 REPO = "org/vift-micro"
 VIFT_PUSH = [sys.executable, "-m", "vift_hub.push"]
 
@@ -51,11 +52,10 @@ def published(hub, tmp_path_factory):
     (folder / "space").mkdir()
     (folder / "space" / "README.md").write_text("---\ntitle: Demo\nsdk: gradio\n---\n")
     (folder / "space" / "app.py").write_text("print('hello')\n")
-    world = ROOT / "docs" / "microworld"
     options = {
-        "--training-data": world / "training_data.md",
-        "--limits": world / "limits.md",
-        "--evaluation": world / "README.md",
+        "--training-data": BUNDLED / "training_data.md",
+        "--limits": BUNDLED / "limits.md",
+        "--evaluation": EVALUATION,
         "--eval-results": folder / "scores.yaml",
         "--space": folder / "space",
         "--max-shard-size": "1MB",
@@ -135,13 +135,14 @@ def test_the_card_is_filled_and_pinned(hub, published):
     assert metadata["library_name"] == "transformers" and metadata["license"] == "apache-2.0"
     assert "{{" not in card and "<!--" not in card.split("---", 2)[2].split("##")[0]
     assert card.count(commit) == 2 and card.count(f'"{REPO}"') == 2
-    table = (ROOT / "docs" / "microworld" / "README.md").read_text(encoding="utf-8")
-    assert re.search(r"^\| `fused` \| [\d.]+% \(\d+%\) \|", table, re.M)[0] in card, "the table of the results file"
-    assert "python -m vift_eval.answers.conditions" in card, "with its command"
+    table = EVALUATION.read_text(encoding="utf-8")
+    assert re.search(r"^\| `fused` \| [\d.]+ / .*\|$", table, re.M)[0] in card, "the table of the results file"
+    assert "make paper (commit " in card, "with its command"
+    assert "![" not in card, "no picture that is not uploaded"
     assert "load_digits" in card and "three rows of three cells" in card
     assert "| Parameters | 2.3 M |" in card and "β 1.0, layers 1:2, cascade" in card
     headings = re.findall(r"^#+ .*", re.sub(r"^```.*?^```", "", card, flags=re.M | re.S), re.M)
-    assert headings[0] == f"# {REPO}" and all(heading.startswith("## ") for heading in headings[1:])
+    assert headings[0] == f"# {REPO}" and all(re.match("##+ ", heading) for heading in headings[1:])
 
 
 SCRIPT = """

@@ -9,9 +9,6 @@ from vift_eval.layers import command as analyze
 from vift_eval.layers import page as layer_page
 from vift_eval.layers.pairs import load_pairs, micro_pairs
 from vift_eval.layers.plots import METRICS
-from vift_studies.bands import bridge as fusion_bridge
-from vift_studies.bands import study as band_study
-from vift_studies.bands.page import PAIRS, hits, verdicts
 
 FIGURES = [*METRICS, "probes", "interventions"]
 
@@ -117,41 +114,3 @@ def test_bad_rows_and_models_are_one_line(tmp_path, tiny_checkpoint, capsys):
     assert 'line 2: not {"image": path, "caption": words}' in capsys.readouterr().err
     assert analyze.main([str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 2
     assert "does not load as a vision-language model" in capsys.readouterr().err
-
-
-def test_the_steps_of_the_band_study_have_names_of_their_own():
-    steps = band_study.plan((0, 1))
-    assert len({step.name for step in steps}) == len(steps) and len({step.output for step in steps}) == len(steps)
-    known = {step.name for step in steps}
-    assert all(need in known for step in steps for need in step.needs)
-    arms = band_study.arms(range(3, 6), 8, seed=0)
-    assert list(arms) == list(band_study.ARMS)
-    assert arms["rule"] == [3, 4, 5] and arms["complement"] == [0, 1, 2, 6, 7] and len(arms["random"]) == 3
-    assert arms["spaced"] == [0, 4, 7] and arms["late"] == [4, 5, 6, 7] and arms["full"] is None
-
-
-def test_verdicts_of_the_band_study_follow_from_the_figures():
-    def entry(value, low, high):
-        return {"difference": value, "ci95": [low, high], "seeds": [value]}
-
-    scores = ("seen", "held_out", "gold")
-    differences = {f"{a} - {b}": {s: entry(0.1, 0.05, 0.15) for s in scores} for a, b in PAIRS}
-    differences["rule - full"]["seen"] = entry(-0.01, -0.03, 0.01)
-    arms = {arm: {"seen": {"mean": 0.5}} for arm in ("rule", "full")}
-    found = verdicts({"differences": differences, "arms": arms})
-    assert [row["verdict"] for row in found][:3] == ["level", "better / better", "better"]
-    answers = {
-        "held_out": ["sum"], "families": ["sum", "count", "sum", "count"],
-        "arms": {"full": {"unfused": "rwwr", "gold": "rrrw"}},
-    }  # fmt: skip
-    assert [hits(answers, "full", score).tolist() for score in scores] == [[0, 1], [1, 0], [1, 1, 1, 0]]
-
-
-def test_the_bridge_calls_a_prediction_what_is_one():
-    sweeps = {
-        "replace": {f"{i}:{i + 1}": {"seeds": [i / 10, i / 10]} for i in range(1, 5)},
-        "bands": {f"{i}:{i + 1} 1.0": {"seeds": [1 - i / 10, 1 - i / 10]} for i in range(1, 5)},
-    }
-    profile = [None, 0.1, 0.2, 0.3, 0.4, 0.5]
-    found = fusion_bridge.relate({"last": [profile, profile], "mean": [profile, profile]}, sweeps)
-    assert found["verdict"] == {"single": "predicts it", "bands": "predicts the reverse"}

@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 import yaml
 from datasets import Dataset, concatenate_datasets
-from transformers import PrinterCallback, Qwen2ForCausalLM, SiglipVisionModel, TrainerCallback, set_seed
+from transformers import PrinterCallback, Qwen2ForCausalLM, SiglipVisionModel, TrainerCallback
 
-from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
+from modeling_vift import VIFTForConditionalGeneration
+from vift_hub.join import CHAT_TEMPLATE, join
 from vift_microworld import build_processor, data
 
 from . import phase0
@@ -33,7 +34,6 @@ PARTS = ("phase0", "stage1", "stage2", "fusion")
 ROW_KEYS = ("rows", "caption_rows", "no_query_share", "queries", "text_rows", "text_turns")
 _BAND = re.compile(r"\d*:\d*")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?e[+-]?\d+")
-CHAT_TEMPLATE = ROOT / "hub" / "vift_hub" / "chat_template.jinja"
 
 
 def load_recipe(folder: Path = RECIPES, changes: tuple[str, ...] = ()) -> dict[str, dict]:
@@ -71,46 +71,25 @@ def load_recipe(folder: Path = RECIPES, changes: tuple[str, ...] = ()) -> dict[s
 
 
 def run_phase0(part: str, settings: dict, seed: int, output: str) -> None:
-    """Trains one half of phase 0 into `output/<part>`; a process of its own."""
+    """Trains one of the pretrained parts into `output/<part>`; a process of its own."""
     torch.set_num_threads(1)
     if part == "tower":
         model = phase0.train_tower(settings, seed)
     else:
         tokenizer = build_processor(CHAT_TEMPLATE).tokenizer
         model = phase0.train_language_model(settings, seed, tokenizer)
-    part_dir = Path(output) / f"{part}.part"  # a half that is there is whole, whenever the run was stopped
+    part_dir = Path(output) / f"{part}.part"  # a part that is there is whole, whenever the run was stopped
     model.save_pretrained(part_dir)
     part_dir.rename(Path(output) / part)
 
 
-def _portable(config) -> dict:
-    """The config without the path that it was loaded from."""
-    return {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
-
-
-def assemble(tower: SiglipVisionModel, language_model: Qwen2ForCausalLM, processor, seed: int, fusion: dict):
-    """VIFT from the two halves of phase 0, with a fresh connector."""
-    set_seed(seed)
-    config = VIFTConfig(
-        vision_config=_portable(tower.config),
-        text_config=_portable(language_model.config),
-        image_token_index=processor.tokenizer.convert_tokens_to_ids(processor.image_token),
-        image_seq_length=(tower.config.image_size // tower.config.patch_size) ** 2,
-        vision_feature_layer=phase0.VISION_FEATURE_LAYER,
-        vision_feature_select_strategy="full",
-        tie_word_embeddings=True,
-        **fusion,
-    )
-    config._attn_implementation = "eager"  # at this size faster than sdpa on a CPU
-    model = VIFTForConditionalGeneration(config)
-    vision = {name.removeprefix("vision_model."): p for name, p in tower.state_dict().items()}
-    own_vision = model.model.vision_tower
-    prefix = "vision_model." if any(n.startswith("vision_model.") for n in own_vision.state_dict()) else ""
-    own_vision.load_state_dict({prefix + name: p for name, p in vision.items()})
-    model.model.language_model.load_state_dict(language_model.model.state_dict())
-    model.tie_weights()
-    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
-    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+def join_parts(folder: Path, processor, seed: int, fusion: dict):
+    """VIFT from the pretrained parts in `folder`, with a fresh connector."""
+    tower = SiglipVisionModel.from_pretrained(folder / "tower")
+    language_model = Qwen2ForCausalLM.from_pretrained(folder / "language_model")
+    layer = phase0.VISION_FEATURE_LAYER
+    model = join(tower, language_model, processor, seed, vision_feature_layer=layer, **fusion)
+    model.set_attn_implementation("eager")  # at this size faster than sdpa on a CPU
     return model
 
 
@@ -162,13 +141,13 @@ def save_checkpoint(model, processor, output: Path) -> None:
     processor.save_pretrained(output)
 
 
-def train_halves(recipe: dict, seed: int, halves: Path) -> None:
-    """Phase 0: the tower and the text LLM, side by side, whichever is not in `halves` yet."""
+def pretrain_parts(recipe: dict, seed: int, folder: Path) -> None:
+    """Phase 0: the tower and the text LLM, side by side, whichever is not in `folder` yet."""
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=run_phase0, args=(part, recipe[part], seed, str(halves)))
+        context.Process(target=run_phase0, args=(part, recipe[part], seed, str(folder)))
         for part in ("tower", "language_model")
-        if not (halves / part / "config.json").exists()
+        if not (folder / part / "config.json").exists()
     ]
     for worker in workers:
         worker.start()
@@ -213,18 +192,12 @@ def train(
         for name, value in recipe["fusion"].items():
             setattr(model.config, name, value)
     else:
-        halves = Path(phase0_dir or tempfile.mkdtemp())
-        train_halves(recipe["phase0"], seed, halves)
+        pretrained_parts = Path(phase0_dir or tempfile.mkdtemp())
+        pretrain_parts(recipe["phase0"], seed, pretrained_parts)
         print(f"phase 0 done after {time.monotonic() - start:.0f} s", flush=True)
-        model = assemble(
-            SiglipVisionModel.from_pretrained(halves / "tower"),
-            Qwen2ForCausalLM.from_pretrained(halves / "language_model"),
-            processor,
-            seed,
-            recipe["fusion"],
-        )
+        model = join_parts(pretrained_parts, processor, seed, recipe["fusion"])
         if phase0_dir is None:
-            shutil.rmtree(halves)
+            shutil.rmtree(pretrained_parts)
         if start_dir is not None:
             model.save_pretrained(start_dir)
             processor.save_pretrained(start_dir)
@@ -256,7 +229,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="NAME.KEY=VALUE", help="changes, such as stage2.learning_rate=1e-3"
     )
-    parser.add_argument("--phase0", type=Path, help="keep or reuse the halves of phase 0 in this folder")
+    parser.add_argument("--phase0", type=Path, help="keep or reuse the pretrained parts (tower, language model) here")
     parser.add_argument("--stage1", type=Path, help="keep or reuse the model after stage 1 in this folder")
     parser.add_argument("--start", type=Path, help="keep the model before stage 1 in this folder")
     args = parser.parse_args(argv)
