@@ -2,8 +2,9 @@
 
 from .attach_vift import attach_fusion, detach_fusion
 from .configuration_vift import VIFTConfig
-from .fusion_vift import FusionEdit, FusionPlan, is_one_of, position_in_row, text_positions
+from .fusion_vift import FusionEdit, FusionPlan
 from .modeling_vift import VIFTForConditionalGeneration, VIFTModel
+from .positions_vift import is_one_of, position_in_row, text_positions
 from .settings_vift import FUSION_RULES, FUSION_SPANS, OVERRIDES, FusionSettings, resolve_fusion
 from .text_run_vift import TextStream, TextStreamCache
 

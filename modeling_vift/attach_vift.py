@@ -34,9 +34,8 @@ def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
     """
     Gives a vision-language model of transformers the fused `generate()` of VIFT; in place.
 
-    Weights, config and what is saved stay as they are. Only this instance changes: its class gets `FusedGeneration`
-    in front, and its decoder layers hooks that do nothing unless a running `generate()` is fused. `alpha=1, beta=0`
-    and `fusion=False` are the native model, bit for bit.
+    Weights, config and what is saved stay as they are: the instance's class gets `FusedGeneration` in front, and its
+    decoder layers get hooks. `alpha=1, beta=0` and `fusion=False` are the native model, bit for bit.
 
     Args:
         model (`PreTrainedModel` or `peft.PeftModel`): with `generate()`, a decoder, and placeholder ids for its images
@@ -49,8 +48,7 @@ def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
     Returns `model`. Called again, only the defaults change.
 
     Raises:
-        ValueError: the model is a VIFT already, cannot generate, has no image placeholder or no decoder layers; a bad
-            fusion value.
+        ValueError: a VIFT already, no `generate()`, no image placeholder, no decoder layers; a bad fusion value.
     """
     base = _base(model)
     name = type(base).__name__

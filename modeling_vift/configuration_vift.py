@@ -9,7 +9,7 @@ from typing import Any
 from transformers import LlavaConfig
 from transformers.utils.versions import require_version
 
-from .interfaces_vift import serve_as_multimodal
+from .interfaces_vift import MODEL_TYPE
 from .settings_vift import resolve_fusion
 
 TRANSFORMERS = "transformers>=5.23,<5.25"
@@ -63,7 +63,7 @@ class VIFTConfig(LlavaConfig):
         ValueError: if a fusion field is unknown, out of range or contradicts another one; the message names it.
     """
 
-    model_type = "vift"
+    model_type = MODEL_TYPE
     image_token_index: int = 151665
     image_seq_length: int = 729
     vision_feature_select_strategy: str = "full"
@@ -98,6 +98,3 @@ class VIFTConfig(LlavaConfig):
             self.auto_map = dict(AUTO_MAP)
         for fusion in (True, *self.fusion_presets):
             resolve_fusion(self, fusion)
-
-
-serve_as_multimodal("vift", "VIFTForConditionalGeneration")

@@ -13,7 +13,7 @@ from transformers.utils import TransformersKwargs
 from .configuration_vift import VIFTConfig
 from .fusion_vift import running_plan
 from .generation_vift import FusedGeneration, register_fusion_hooks
-from .interfaces_vift import CACHE, InitialisedAsTransformers, load_with_names_of_llava
+from .interfaces_vift import CACHE, InitialisedAsTransformers
 from .settings_vift import resolve_fusion
 
 
@@ -30,16 +30,7 @@ class VIFTModel(InitialisedAsTransformers, LlavaModel):
 class VIFTForConditionalGeneration(
     InitialisedAsTransformers, FusedGeneration, LlavaForConditionalGeneration, GenerationMixin
 ):
-    """
-    VIFT with LM head. Everything `generate()` of transformers does, fused as the config's `fusion_*` fields say.
-
-    ```python
-    model = AutoModel.from_pretrained(path, trust_remote_code=True)
-    model.generate(**inputs)  # fused as configured
-    model.generate(**inputs, fusion=False)  # plain
-    model.generate(**inputs, beta=0.15, fusion_layers="14:28")
-    ```
-    """
+    """VIFT with LM head: all that `generate()` of transformers does, fused as the config's `fusion_*` fields say."""
 
     config: VIFTConfig
 
@@ -136,5 +127,4 @@ class VIFTForConditionalGeneration(
 
 
 VIFTConfig.register_for_auto_class()
-load_with_names_of_llava("vift", "VIFTModel")
 VIFTForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")

@@ -1,8 +1,7 @@
 """The text run: h(q), hidden states of prompts without their images (arXiv 2502.11427), and where they come from.
 
 A text run has `states_of(model, layers, texts, device)` -> {layer: (N, D)}: the inputs of `layers` at all tokens of
-`texts` (tuples of ids), one text after the other. h(q) depends on the ids and the weights alone, not on the image,
-`alpha`, `beta`, rule or span.
+`texts` (tuples of ids), one text after the other. h(q) depends on the ids and the model alone, not on the settings.
 
     FreshRun          runs the texts when it is asked, each different one once
     TextStreamCache   keeps what it ran, for questions that are asked again
@@ -22,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache
 
-from .fusion_vift import running
-from .interfaces_vift import CACHE, is_sharded, must_finish_forward, weights_version
+from .fusion_vift import check_seen, running
+from .interfaces_vift import CACHE, is_sharded, must_finish_forward, state_of
 
 
 class StopForward(Exception):
@@ -53,12 +52,7 @@ def record(model, layers: Sequence[int], rows, columns, **model_inputs) -> dict[
     model_inputs = {"use_cache": False} | model_inputs | {"logits_to_keep": 1, "fusion": recorder}
     with running(model, None), suppress(StopForward):
         model(**model_inputs)
-    if missing := set(layers) - set(recorder.states):
-        name = model.config.get_text_config().model_type
-        raise ValueError(
-            f"text_config.model_type={name!r} cannot be fused: its layers {sorted(missing)} never saw "
-            "the keyword `fusion` of the forward pass"
-        )
+    check_seen(layers, recorder.states)
     return recorder.states
 
 
@@ -91,9 +85,9 @@ class TextStreamCache(FreshRun):
     """
     The text streams that one model used last, up to `max_bytes`: `generate(text_stream=TextStreamCache())`.
 
-    Safe to share among threads. It empties itself when the weights change or another model comes; the one change that
-    it can't see is writing through `parameter.data`: begin a new cache after that. A kept stream was computed in the
-    batch of its first call, so that it equals a new text pass up to rounding. Sharded models go without.
+    Safe to share among threads. It empties itself when another model comes or anything changes that decides h(q)
+    (`state_of`), but can't see writing through `parameter.data`: begin a new cache after that. A kept stream was
+    computed in the batch of its first call: it equals a new one up to rounding. Sharded models go without.
     """
 
     def __init__(self, max_bytes: int = 256 * 2**20):
@@ -105,7 +99,7 @@ class TextStreamCache(FreshRun):
     def streams_of(self, model, layers: tuple, texts: list, device) -> dict:
         if is_sharded(model):  # all ranks run, or none
             return super().streams_of(model, layers, texts, device)
-        version = [weakref.ref(model), *weights_version(model.get_decoder())]
+        version = [weakref.ref(model), *state_of(model.get_decoder())]
         with self._lock:
             if self._version != version:
                 self.streams.clear()
@@ -115,7 +109,7 @@ class TextStreamCache(FreshRun):
                 self.streams.move_to_end((layers, text))
         new = [text for text in texts if text not in kept]
         fresh = super().streams_of(model, layers, new, device) if new else {}
-        unchanged = version[1:] == weights_version(model.get_decoder())
+        unchanged = version[1:] == state_of(model.get_decoder())
         with self._lock:
             for text in new if unchanged and self._version == version else ():
                 if (layers, text) not in self.streams:  # another thread may have been faster
@@ -128,9 +122,9 @@ class TextStreamCache(FreshRun):
 
 
 class AnswerRun(FreshRun):
-    """The text run of prompts and their answers so far, a token longer at each call; beams may change places.
+    """Prompts and their answers so far, a token longer at each call; other texts are run from the start.
 
-    Texts that are not the last ones with one token more are run from the start.
+    Lives as long as one `generate()`; beams may change places between calls.
     """
 
     def __init__(self):

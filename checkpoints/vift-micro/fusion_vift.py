@@ -3,28 +3,24 @@
 `h'(v,q) = alpha * h(v,q) + beta * h(q)` (arXiv 2502.11427): at the input of each fused decoder layer, the hidden
 states of the text tokens in the image run `h(v,q)` are mixed with those of the same tokens in a run without the image,
 `h(q)`, the *text stream*. Prompt tokens only, unless `fusion_answer` is on: the effect lives in the KV cache.
-
-Shapes: B prompts, S tokens in the (padded) prompt with image, N text tokens of all prompts that hold an image, row
-after row, M tokens that are written, D hidden size. Layer l means the *input* of decoder layer l.
+Shapes: B prompts, S tokens in the padded prompt, N text tokens of all prompts that hold an image, row after row, M
+places that are written, D hidden size.
 """
 
-from collections.abc import Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from .settings_vift import FusionSettings
 
-# (model, FusionPlan or None) of the generate() that is running in this thread: nothing is kept on a module, so that
-# threads with other coefficients do not mix and an exception leaves nothing behind
+# of this thread: nothing is kept on a module, so that threads do not mix and an exception leaves nothing behind
 _RUNNING = ContextVar("vift_running_generate", default=(None, None))
 
 
 @contextmanager
 def running(model, plan):
-    """`model` runs a `generate()` with `plan`, in this thread, inside the context."""
     token = _RUNNING.set((model, plan))
     try:
         yield
@@ -37,7 +33,14 @@ def running_plan():
     return _RUNNING.get()
 
 
-@dataclass(frozen=True)
+def check_seen(planned, seen) -> None:
+    """Raises a ValueError that names the planned layers which a finished forward pass did not see."""
+    if missing := sorted(set(planned) - set(seen)):
+        reason = "the language model, or a module put in their place, does not hand `fusion` on to them"
+        raise ValueError(f"fusion_layers={sorted(planned)} cannot be fused at {missing}: {reason}")
+
+
+@dataclass
 class FusionEdit:
     """The algebra, for one forward pass: called with the input of each decoder layer."""
 
@@ -49,6 +52,7 @@ class FusionEdit:
     rows: torch.Tensor  # (M,), places to write in the (B, S) batch at hand
     columns: torch.Tensor
     source: torch.Tensor  # (M,), which of the N states goes there
+    written: set[int] = field(default_factory=set, init=False)  # layers
 
     def __call__(self, layer: int, hidden_states: torch.Tensor) -> torch.Tensor:
         """hidden_states (B, S, D) at the input of `layer` -> the same with the fused tokens written (a new tensor)."""
@@ -68,10 +72,11 @@ class FusionEdit:
             fused = alpha * h_vq + beta * h_q
         if self.settings.norm:
             fused = fused * (x.norm(dim=-1, keepdim=True) / fused.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+        self.written.add(layer)
         return hidden_states.index_put(places, fused.to(hidden_states.dtype))
 
 
-@dataclass(frozen=True)
+@dataclass
 class FusionPlan:
     """What a fused `generate()` writes where, for its whole prompts."""
 
@@ -87,8 +92,7 @@ class FusionPlan:
         if not bool(inside.any()):
             return None
         expand = batch_size // self.batch_size  # by beams or return sequences
-        rows = self.whole.rows[inside, None] * expand + torch.arange(expand, device=inside.device)
-        rows = rows.flatten()
+        rows = (self.whole.rows[inside, None] * expand + torch.arange(expand, device=inside.device)).flatten()
 
         def of_place(value):
             return value.to(rows.device)[rows // (batch_size // len(value)), None] if torch.is_tensor(value) else value
@@ -101,35 +105,3 @@ class FusionPlan:
             columns=(self.whole.columns[inside] - offset).repeat_interleave(expand),
             source=self.whole.source[inside].repeat_interleave(expand),
         )
-
-
-def is_one_of(input_ids, token_ids: Sequence[int]) -> torch.Tensor:
-    return torch.isin(input_ids, torch.tensor(list(token_ids), device=input_ids.device))
-
-
-def text_positions(input_ids, attention_mask, image_token_ids: Sequence[int], wrapper_ids: Sequence[int] = ()):
-    """(rows, columns), each (N,): the text tokens of the prompts (B, S) that hold an image."""
-    attended = attention_mask.bool()
-    has_image = (is_one_of(input_ids, image_token_ids) & attended).any(dim=1, keepdim=True)
-    dropped = is_one_of(input_ids, [*image_token_ids, *wrapper_ids])
-    return (attended & ~dropped & has_image).nonzero(as_tuple=True)
-
-
-def position_in_row(rows: torch.Tensor) -> torch.Tensor:
-    """0, 1, 2 ... within each run of equal values of the sorted `rows`, (N,) -> (N,)."""
-    counts = torch.bincount(rows)
-    return torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-
-
-def span_columns(span: str, input_ids, attention_mask, image_token_ids: Sequence[int], rows, columns) -> torch.Tensor:
-    """Where each text token is written under `span`, (N,); -1 where it is not."""
-    if span == "all":
-        return columns
-    attended = attention_mask.bool()
-    if span == "after_image":
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        last_image = torch.where(is_one_of(input_ids, image_token_ids) & attended, positions, -1).amax(dim=1)
-        return torch.where(columns > last_image[rows], columns, -1)
-    num_text = torch.bincount(rows, minlength=len(input_ids))
-    attended_first = (~attended).int().argsort(dim=1, stable=True)
-    return attended_first[rows, (attended.sum(dim=1) - num_text)[rows] + position_in_row(rows)]

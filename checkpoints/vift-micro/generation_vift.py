@@ -1,9 +1,9 @@
 """Ability fusion inside `generate()`, for VIFT and for any vision-language model of transformers (`attach_vift`).
 
 How a fused `generate()` runs (h'(v,q) = alpha * h(v,q) + beta * h(q), arXiv 2502.11427):
-1. the settings are resolved and the prompt is checked; whatever cannot be fused is refused;
+1. settings are resolved and the prompt is checked: what cannot be fused is refused;
 2. a plan is made (`fusion_vift`): one text-only pass over the prompts without their image placeholders gives h(q)
-   (`text_run_vift`): no image, no KV cache, it stops at the last fused layer and keeps fused layers' inputs only;
+   (`text_run_vift`): no image, no KV cache, and it stops at the last fused layer;
 3. the ordinary `generate()`; `prepare_inputs_for_generation` hands the plan's edit to the prefill as the keyword
    `fusion`, which travels through the language model to each decoder layer, where a hook applies it.
 Shapes: B rows, S tokens.
@@ -17,9 +17,9 @@ from itertools import islice
 import torch
 from torch import nn
 
-from .configuration_vift import VIFTConfig
-from .fusion_vift import FusionEdit, FusionPlan, is_one_of, running, running_plan, span_columns, text_positions
-from .interfaces_vift import adds_image_features_between_layers, cache_in, makes_own_positions
+from .fusion_vift import FusionEdit, FusionPlan, check_seen, running, running_plan
+from .interfaces_vift import cache_in, has_deepstack, has_soft_prompt, makes_own_positions
+from .positions_vift import is_one_of, span_columns, text_positions
 from .settings_vift import OVERRIDES, FusionSettings, resolve_fusion
 from .text_run_vift import AnswerRun, FreshRun, TextStream, record
 
@@ -41,6 +41,12 @@ def _fuse_output(next_layer, module, args, kwargs, output):
     return fusion(next_layer, output)
 
 
+def _check_fused(module, args, kwargs, output):
+    """Hook of the language model, after its last layer."""
+    if isinstance(fusion := kwargs.get("fusion"), FusionEdit):
+        check_seen(fusion.text_states, fusion.written)
+
+
 def register_fusion_hooks(language_model: nn.Module) -> list:
     """Makes the decoder's layers obey the keyword `fusion`; returns the hooks' handles."""
     layers = getattr(language_model, "layers", None)
@@ -48,6 +54,7 @@ def register_fusion_hooks(language_model: nn.Module) -> list:
         name = getattr(getattr(language_model, "config", None), "model_type", type(language_model).__name__)
         raise ValueError(f"text_config.model_type={name!r} has no list `layers` to fuse in")
     handles = [language_model.register_forward_pre_hook(_fuse_embeddings, with_kwargs=True)]
+    handles.append(language_model.register_forward_hook(_check_fused, with_kwargs=True))
     for index, layer in enumerate(layers[:-1]):
         handles.append(layer.register_forward_hook(partial(_fuse_output, index + 1), with_kwargs=True))
     return handles
@@ -55,8 +62,6 @@ def register_fusion_hooks(language_model: nn.Module) -> list:
 
 class FusedGeneration:
     """Before a `GenerationMixin` in a class's bases: its `generate()` fuses as `fusion_config` and the call say."""
-
-    fusion_config: VIFTConfig
 
     @torch.no_grad()
     def generate(self, inputs=None, generation_config=None, *, fusion=None, text_stream=None, **kwargs):
@@ -66,10 +71,8 @@ class FusedGeneration:
         Args:
             inputs (`torch.LongTensor` of shape (B, S), *optional*): the prompts, also as `input_ids`.
             fusion (`bool`, `str` or `dict`, *optional*): on, off, or the name of a preset; the config decides if None.
-            alpha, beta (`float` or `torch.Tensor` of shape (B,), *optional*): the paper's coefficients, one a row.
-            dose (`float`, *optional*): instead of beta: beta times the number of fused layers.
-            fusion_layers, fusion_rule, fusion_span, fusion_norm, fusion_answer (*optional*): see `VIFTConfig`, whose
-                names `fusion_alpha`, `fusion_beta` and `fusion_dose` are understood too.
+            alpha, beta, dose, fusion_layers, fusion_rule, fusion_span, fusion_norm, fusion_answer (*optional*):
+                See `VIFTConfig`, whose own names (`fusion_alpha`) are understood too; alpha and beta may be (B,).
             text_stream (*optional*): where h(q) comes from: the `TextStream` to fuse in place of this prompt's own
                 text run, or a `TextStreamCache` (not with `fusion_answer`).
             kwargs: everything `generate()` and the processor know.
@@ -98,6 +101,8 @@ class FusedGeneration:
             name = type(text_stream).__name__
             raise ValueError(f"text_stream is a {name}: pass a TextStream of model.text_run(), or a TextStreamCache")
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
+        if settings is not None and has_soft_prompt(self):
+            raise ValueError("soft prompts of PEFT stand before the text and cannot be fused: pass fusion=False")
         if input_ids is not None and input_ids.ndim == 2:
             prompt = self._whole_prompt(settings, input_ids, generation_config, kwargs)
         elif settings is not None and kwargs.get("inputs_embeds") is not None:
@@ -116,7 +121,7 @@ class FusedGeneration:
         cache, mask = cache_in(kwargs), kwargs.get("attention_mask")
         past = 0 if cache is None else int(cache.get_seq_length())
         # input_ids is the whole conversation, or (as `generate()` tells it, too) the new ids alone
-        whole = input_ids.shape[1] > past and (mask is None or mask.shape[1] == input_ids.shape[1])
+        whole = input_ids.shape[1] > past and (mask is None or mask.shape[-1] == input_ids.shape[1])
         all_pixels = kwargs.get("pixel_values")
         self._check_prompt(input_ids, past, past > 0 and not whole, kwargs)
         if settings is None or not is_one_of(input_ids, self._image_ids()).any():
@@ -163,10 +168,7 @@ class FusedGeneration:
     def text_run(self, input_ids, attention_mask=None, fusion_layers=None) -> TextStream:
         """
         One run over the prompts (B, S) without their images: h(q) at the input of each fused layer, for all text
-        tokens of the rows that hold an image. `generate(text_stream=...)` takes it, edited or not.
-
-        Raises:
-            ValueError: no row holds an image, or the language model does not hand keywords to its layers.
+        tokens of the rows that hold an image; a ValueError where none does. `generate(text_stream=...)` takes it.
         """
         layers = resolve_fusion(self.fusion_config, True, fusion_layers=fusion_layers).layers
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -195,7 +197,7 @@ class FusedGeneration:
             value = getattr(settings, name)
             if isinstance(value, torch.Tensor) and len(value) * expand != len(input_ids):
                 raise ValueError(f"{name} has {len(value)} values, the batch has {len(input_ids)} rows")
-        if settings.span == "reference" and adds_image_features_between_layers(self.config):
+        if settings.span == "reference" and has_deepstack(self.config):
             reason = "writes image positions, where this model adds features between layers (DeepStack)"
             raise ValueError(f"fusion_span='reference' {reason}: use 'all' or 'after_image'")
         text_states = self._text_states(text_run or FreshRun(), settings.layers, input_ids, rows, columns)

@@ -7,6 +7,12 @@ from transformers import GenerationMixin
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
+MODEL_TYPE = "vift"
+# `transformers serve` reads this table, between loading the config and the model, for what takes images
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault(MODEL_TYPE, "VIFTForConditionalGeneration")
+# Llava's names for the weights: custom classes inherit no conversion, and a Llava checkpoint would not load
+for _ours, _llavas in ((MODEL_TYPE, "llava"), ("VIFTModel", "LlavaModel")):
+    register_checkpoint_conversion_mapping(_ours, get_checkpoint_conversion_mapping(_llavas), overwrite=True)
 # the argument that carries the KV cache: transformers 5.24 renamed it; without it, no cache is found
 _KNOWN = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
 CACHE = "cache" if "cache" in _KNOWN else "past_key_values"
@@ -32,30 +38,34 @@ def makes_own_positions(model) -> bool:
     return hasattr(model.base_model, "get_rope_index")
 
 
-def adds_image_features_between_layers(config) -> bool:
-    """DeepStack, which writes image places after each of the first layers, fused or not."""
+def has_deepstack(config) -> bool:
+    """Whether image features are added at image places after each of the first layers, fused or not."""
     return hasattr(config.vision_config, "deepstack_visual_indexes")
 
 
-def weights_version(decoder) -> list:
-    """Another list after a weight was written in place, replaced or moved, or a PEFT adapter switched or merged."""
-    weights = [(id(p), p.dtype, p.device, p.is_inference() or p._version) for p in decoder.parameters()]
-    adapters = [module for module in decoder.modules() if hasattr(module, "merged_adapters")]
-    return [*weights, *((tuple(a.active_adapters), a.disable_adapters, a.merged) for a in adapters)]
+def has_soft_prompt(model) -> bool:
+    """Prompt or prefix tuning: a PEFT model lends `generate()` its own `prepare_inputs_for_generation`."""
+    lender = getattr(model.prepare_inputs_for_generation, "__self__", model)
+    return getattr(getattr(lender, "active_peft_config", None), "is_prompt_learning", False)
+
+
+def state_of(decoder) -> list:
+    """Another list after anything changed that decides what a text run gives: a tensor, a hook or forward put in a
+    module's place, an adapter of PEFT, autocast, attention."""
+    kind, tensors = decoder.device.type, [*decoder.parameters(), *decoder.buffers()]
+    state = [torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind), decoder.config._attn_implementation]
+    state += [(id(tensor), tensor.dtype, tensor.is_inference() or tensor._version) for tensor in tensors]
+    for module in decoder.modules():
+        state += [module.training, id(vars(module).get("forward")), *module._forward_hooks, *module._forward_pre_hooks]
+        if hasattr(module, "merged_adapters"):  # of PEFT
+            state.append(
+                str([getattr(module, name, 0) for name in ("active_adapters", "_disable_adapters", "scaling")])
+            )
+            state += module.merged_adapters
+    return state
 
 
 class InitialisedAsTransformers:
     """Every part initialises as transformers' own; its rule for custom code skips SigLIP's attention."""
 
     is_custom_code = classmethod(lambda cls: False)
-
-
-def serve_as_multimodal(model_type: str, name: str) -> None:
-    """`transformers serve` reads this table, between loading the config and the model, for what takes images."""
-    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault(model_type, name)
-
-
-def load_with_names_of_llava(model_type: str, base_class: str) -> None:
-    """Llava's names for the weights: custom classes inherit no conversion, and a Llava checkpoint would not load."""
-    for ours, llavas in ((model_type, "llava"), (base_class, "LlavaModel")):
-        register_checkpoint_conversion_mapping(ours, get_checkpoint_conversion_mapping(llavas), overwrite=True)

@@ -114,6 +114,7 @@ def test_saving_and_loading_keeps_every_weight_and_setting(tmp_path):
         "fusion_vift.py",
         "generation_vift.py",
         "interfaces_vift.py",
+        "positions_vift.py",
         "settings_vift.py",
         "text_run_vift.py",
     }
