@@ -21,8 +21,6 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoTokenizer,
     GenerationConfig,
@@ -33,8 +31,8 @@ from transformers import (
 
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 
-IMAGE_TOKEN = "<image>"
-CHATML = Path(__file__).with_name("chat_template.jinja")
+from .join import CHAT_TEMPLATE, IMAGE_TOKEN, make_config, make_processor, read_vision_config
+
 VICUNA = Path(__file__).with_name("llava_v1.jinja")
 # LLaVA-1.5's and Bunny's names -> ours. A Bunny tower is `model.vision_tower.vision_tower.vision_model.`
 ORIGINAL_NAMES = {
@@ -110,11 +108,7 @@ def _from_original(source: Path, config: dict, vision_tower: str | None):
     if config.get("mm_projector_type", "linear") != "mlp2x_gelu":
         raise ValueError(f"mm_projector_type={config.get('mm_projector_type')!r}: VIFT's connector is 'mlp2x_gelu'")
     tower_name = vision_tower or config["mm_vision_tower"]
-    vision = AutoConfig.from_pretrained(tower_name)
-    vision = getattr(vision, "vision_config", vision)
-    if hasattr(vision, "vision_use_head"):
-        vision.vision_use_head = False
-    clip = "clip" in vision.model_type and "siglip" not in vision.model_type
+    vision = read_vision_config(tower_name)
     kind = LANGUAGE_MODELS.get(config["model_type"], config["model_type"])
     text = {name: value for name, value in config.items() if not name.startswith(("mm_", "architectures", "auto_map"))}
     tokenizer = AutoTokenizer.from_pretrained(source)
@@ -122,7 +116,10 @@ def _from_original(source: Path, config: dict, vision_tower: str | None):
         tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.unk_token or tokenizer.eos_token
-    image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    template = CHAT_TEMPLATE if "<|im_start|>" in tokenizer.get_vocab() else VICUNA
+    keep_class = config.get("mm_vision_select_feature", "patch") == "cls_patch"
+    processor = make_processor(tower_name, vision, tokenizer, keep_class, template)
+    image_id = processor.image_token_id
 
     weights = {}
     for name, tensor in _read_weights(source).items():
@@ -141,15 +138,11 @@ def _from_original(source: Path, config: dict, vision_tower: str | None):
         tower = getattr(tower, "vision_model", tower)
         weights |= {"model.vision_tower." + name: tensor for name, tensor in tower.state_dict().items()}
 
-    keep_class = config.get("mm_vision_select_feature", "patch") == "cls_patch"
-    strategy = "default" if clip and not keep_class else "full"
-    vift = VIFTConfig(
-        vision_config=vision.to_dict(),
-        text_config=text | {"model_type": kind},
-        image_token_index=image_id,
-        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
+    vift = make_config(
+        vision,
+        text | {"model_type": kind},
+        processor,
         vision_feature_layer=config.get("mm_vision_select_layer", -2),
-        vision_feature_select_strategy=strategy,
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
     )
     with torch.device("meta"):
@@ -158,7 +151,8 @@ def _from_original(source: Path, config: dict, vision_tower: str | None):
     prefix = "model.vision_tower."  # some towers of transformers keep one more level of names
     if not any(name in weights for name in expected if name.startswith(prefix)):
         weights = {n.replace(prefix, prefix + "vision_model."): tensor for n, tensor in weights.items()}
-    unread = [f"encoder.layers.{i}." for i in range(*_unread_layers(vift, vision.num_hidden_layers))]
+    layer, num_layers = vift.vision_feature_layer, vision.num_hidden_layers
+    unread = [f"encoder.layers.{i}." for i in range(layer + num_layers + 1 if layer < 0 else layer, num_layers)]
     for name, tensor in expected.items():
         # Bunny deletes the tower's last layer, which nobody reads; likewise the tower's head and final norm
         if name.startswith(prefix) and (any(part in name for part in unread) or "post_layernorm" in name):
@@ -166,32 +160,19 @@ def _from_original(source: Path, config: dict, vision_tower: str | None):
     unused = ("rotary_emb.inv_freq", "position_ids", "vision_tower.head.", "vision_model.head.")
     weights = {n: tensor for n, tensor in weights.items() if n in expected or not any(part in n for part in unused)}
     common = expected.keys() & weights.keys()
-    found = {
+    differences = {
         "missing_keys": expected.keys() - weights.keys(),
         "unexpected_keys": weights.keys() - expected.keys(),
         "mismatched_keys": [n for n in common if weights[n].shape != expected[n].shape],
     }
-    all_there(source, found)
+    all_there(source, differences)
     model.load_state_dict(weights, assign=True)
     if (source / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(source)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.suppress_tokens = [image_id]
-    processor = LlavaProcessor(
-        image_processor=AutoImageProcessor.from_pretrained(tower_name, use_fast=False),
-        tokenizer=tokenizer,
-        patch_size=vision.patch_size,
-        vision_feature_select_strategy=strategy,
-        num_additional_image_tokens=int(clip),
-        chat_template=(CHATML if "<|im_start|>" in tokenizer.get_vocab() else VICUNA).read_text(encoding="utf-8"),
-    )
     return model, processor
-
-
-def _unread_layers(config, num_layers: int) -> tuple[int, int]:
-    layer = config.vision_feature_layer
-    return (num_layers + layer + 1 if layer < 0 else layer), num_layers
 
 
 def _read_weights(source: Path) -> dict[str, torch.Tensor]:

@@ -11,12 +11,9 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer, LlavaProcessor
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
-
-IMAGE_TOKEN = "<image>"
-TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+from .join import IMAGE_TOKEN, join, make_processor, read_vision_config
 
 
 def build(vision_tower: str, language_model: str, dtype=torch.bfloat16, seed: int = 0, feature_layer: int = -2):
@@ -34,56 +31,20 @@ def build(vision_tower: str, language_model: str, dtype=torch.bfloat16, seed: in
     Raises:
         ValueError: the tokenizer lacks ChatML's tokens, or the tower has no vision config.
     """
-    vision_config = AutoConfig.from_pretrained(vision_tower)
-    vision_config = getattr(vision_config, "vision_config", vision_config)
-    if not hasattr(vision_config, "patch_size"):
-        raise ValueError(f"vision_tower={vision_tower} has no patch_size: not a vision transformer")
-    if hasattr(vision_config, "vision_use_head"):
-        vision_config.vision_use_head = False
+    vision = read_vision_config(vision_tower)
     tokenizer = AutoTokenizer.from_pretrained(language_model)
     missing = [token for token in ("<|im_start|>", "<|im_end|>") if token not in tokenizer.get_vocab()]
     if missing:
         raise ValueError(f"language_model={language_model}: its tokenizer lacks {', '.join(missing)} (ChatML)")
     tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
     tokenizer.eos_token, tokenizer.padding_side = "<|im_end|>", "left"
-    image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-
+    processor = make_processor(vision_tower, vision, tokenizer)
     text = AutoModelForCausalLM.from_pretrained(language_model, dtype=dtype)
-    if image_id >= text.config.vocab_size:
+    if processor.image_token_id >= text.config.vocab_size:
         text.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    class_token = "clip" in vision_config.model_type and "siglip" not in vision_config.model_type
-    strategy = "default" if class_token else "full"
-    torch.manual_seed(seed)
-    model = VIFTForConditionalGeneration(
-        VIFTConfig(
-            vision_config=vision_config.to_dict(),
-            text_config=text.config.to_dict(),
-            image_token_index=image_id,
-            image_seq_length=(vision_config.image_size // vision_config.patch_size) ** 2,
-            vision_feature_layer=feature_layer,
-            vision_feature_select_strategy=strategy,
-            tie_word_embeddings=text.config.tie_word_embeddings,
-        )
-    ).to(dtype)
     tower = AutoModel.from_pretrained(vision_tower, dtype=dtype)
     tower = getattr(tower, "vision_model", tower)
-    own = model.model.vision_tower
-    weights = {name.removeprefix("vision_model."): tensor for name, tensor in tower.state_dict().items()}
-    prefix = "vision_model." if any(name.startswith("vision_model.") for name in own.state_dict()) else ""
-    own.load_state_dict({name: weights[name.removeprefix(prefix)] for name in own.state_dict()})
-    model.model.language_model.load_state_dict(text.model.state_dict())
-    model.lm_head.load_state_dict(text.lm_head.state_dict())
-    model.generation_config = text.generation_config
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    processor = LlavaProcessor(
-        image_processor=AutoImageProcessor.from_pretrained(vision_tower, use_fast=False),
-        tokenizer=tokenizer,
-        patch_size=vision_config.patch_size,
-        vision_feature_select_strategy=strategy,
-        num_additional_image_tokens=int(class_token),
-        chat_template=TEMPLATE.read_text(encoding="utf-8"),
-    )
-    return model, processor
+    return join(tower, text, processor, seed, vision_feature_layer=feature_layer), processor
 
 
 def report(model) -> str:

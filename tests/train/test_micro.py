@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vift_hub.join import CHAT_TEMPLATE
 from vift_microworld import build_processor
 from vift_train import micro, phase0
 
@@ -22,7 +23,7 @@ def run(output, *arguments, changes=()):
 
 def test_a_token_of_several_words_starts_as_the_scaled_sum_of_its_words():
     torch.manual_seed(0)
-    vocabulary = build_processor(micro.CHAT_TEMPLATE).tokenizer.get_vocab()
+    vocabulary = build_processor(CHAT_TEMPLATE).tokenizer.get_vocab()
     weight = torch.randn(len(vocabulary), 16)
     before = weight.clone()
     phase0.start_from_words(weight, vocabulary)
@@ -72,11 +73,11 @@ def test_a_recipe_folder_without_all_files_is_refused(tmp_path):
 
 
 def test_without_output_it_ends_after_the_last_stage_that_is_kept(tmp_path, capsys):
-    halves = ("--phase0", str(tmp_path / "halves"))
-    micro.main([*halves, "--start", str(tmp_path / "start"), "--set", *TINY])
+    parts = ("--phase0", str(tmp_path / "parts"))
+    micro.main([*parts, "--start", str(tmp_path / "start"), "--set", *TINY])
     assert (tmp_path / "start" / "processor_config.json").is_file() and not (tmp_path / "stage1").exists()
     before = load_file(tmp_path / "start" / "model.safetensors")
-    micro.main([*halves, "--stage1", str(tmp_path / "stage1"), "--set", *TINY])
+    micro.main([*parts, "--stage1", str(tmp_path / "stage1"), "--set", *TINY])
     after = load_file(tmp_path / "stage1" / "model.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all("multi_modal_projector" in name for name in changed)
@@ -86,9 +87,9 @@ def test_without_output_it_ends_after_the_last_stage_that_is_kept(tmp_path, caps
 
 
 def test_kept_stages_are_reused_and_give_the_same_model(tmp_path):
-    kept = ("--phase0", tmp_path / "halves", "--stage1", tmp_path / "stage1")
+    kept = ("--phase0", tmp_path / "parts", "--stage1", tmp_path / "stage1")
     first = run(tmp_path / "first", *kept)
-    assert (tmp_path / "halves" / "tower" / "config.json").is_file()
+    assert (tmp_path / "parts" / "tower" / "config.json").is_file()
     # with other settings of what is reused: they must not matter
     again = run(tmp_path / "again", *kept, changes=["phase0.tower.steps=3", "stage1.learning_rate=1.0"])
     other = run(tmp_path / "other", *kept[:2], changes=["stage1.learning_rate=1.0"])

@@ -5,8 +5,8 @@ import torch
 from datasets import concatenate_datasets
 
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
+from vift_hub.join import CHAT_TEMPLATE
 from vift_microworld import build_processor, detailed_captions, text_instructions
-from vift_train.micro import CHAT_TEMPLATE
 from vift_train.trainer import VIFTTrainer, VIFTTrainingConfig, module_of
 
 
