@@ -21,8 +21,8 @@ from .convert import all_there, read_config
 
 CODE = Path(modeling_vift.__file__).parent
 # `load_custom_generate` follows relative imports inside this folder only, so it holds copies
-CUSTOM_GENERATE = ("generate.py", "attach_vift.py", "generation_vift.py", "fusion_vift.py", "interfaces_vift.py", "positions_vift.py",
-                   "settings_vift.py", "text_run_vift.py", "configuration_vift.py")  # fmt: skip
+CUSTOM_GENERATE = ("generate.py", "attach_vift.py", "generation_vift.py", "fusion_vift.py", "interfaces_vift.py",
+                   "positions_vift.py", "settings_vift.py", "text_run_vift.py", "configuration_vift.py")  # fmt: skip
 
 
 def load(source: Path):
