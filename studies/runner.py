@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vift_eval.files import read_json, write_json
+from vift_eval.files import made_by, read_json, weights_sha256, write_json
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,21 @@ def check_recipe(work: Path, recipe: list[Path]) -> None:
         )
     work.mkdir(parents=True, exist_ok=True)
     write_json(mark, {"sha256": digest})
+
+
+def write_results(folder: Path, name: str, made: dict, results: dict, draw: Callable, page: Callable) -> None:
+    """`<name>.json`, plots and README.md into `folder`, all from `made` and `results`."""
+    results = {"made": made} | results
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{name}.json", results)
+    draw(results, folder)
+    (folder / "README.md").write_text(page(results), encoding="utf-8")
+
+
+def made_of(command: str, models: dict[str, Path]) -> dict:
+    """`vift_eval.files.made_by` of models that are called by other names than their folders'."""
+    weights = {name: (weights_sha256(folder) or "unknown")[:12] for name, folder in models.items()}
+    return made_by(command) | {"weights": weights}
 
 
 def main(

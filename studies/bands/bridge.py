@@ -12,22 +12,18 @@ import argparse
 import json
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from scipy.stats import spearmanr
 
-from vift_eval.files import made_by, made_line, markdown_table, read_json, save_figure, weights_sha256, write_json
+from vift_eval.files import made_line, markdown_table, read_json, save_figure
 from vift_eval.layers.pairs import micro_pairs
 from vift_eval.models import load_model
+from vift_eval.plots import LINES, STYLE, plt
 from vift_layers.band import band_rule, overlap_profile
 from vift_layers.capture import capture
 
 from ..answers import UNTESTABLE, pick
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-
-from vift_eval.plots import LINES, STYLE  # noqa: E402
+from ..runner import made_of, write_results
 
 PAIRS = 1000
 PREDICTS = 0.7  # rank correlation, in every seed
@@ -87,7 +83,7 @@ def relate(profiles: dict[str, list], validation: list[dict]) -> dict:
     return results | {"verdict": {name: verdict(last[name]) for name in ("single", "bands")}}
 
 
-def draw(results: dict, file: Path) -> None:
+def draw(results: dict, folder: Path) -> None:
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
         for axes, (pooling, words) in zip(panels, POOLINGS.items()):
@@ -105,7 +101,7 @@ def draw(results: dict, file: Path) -> None:
         panels[2].set_xlabel("input of layer (α = 0, β = 1)")
         panels[2].set_xlim(panels[0].get_xlim())
         panels[2].set_ylim(bottom=0)
-        save_figure(figure, file, results["made"], dpi=130)
+        save_figure(figure, folder / "bridge.png", results["made"], dpi=130)
     plt.close(figure)
 
 
@@ -135,13 +131,6 @@ validation questions a seed). Made by {made_line(results["made"])}
 """
 
 
-def write_results(results: dict, output: Path) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "bridge.json", results)
-    draw(results, output / "bridge.png")
-    (output / "README.md").write_text(page(results), encoding="utf-8")
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", required=True, help="the models of `make paper`, one a seed, in order")
@@ -154,10 +143,10 @@ def main(argv: list[str] | None = None) -> None:
         for pooling, rows in profiles.items():
             values = overlap_profile(captured, pooling=pooling)
             rows.append([None if np.isnan(value) else round(value, 4) for value in values])
-    weights = {f"seed{n}": (weights_sha256(path) or "unknown")[:12] for n, path in enumerate(args.models)}
-    made = made_by(f"python -m vift_studies.bands.bridge --models {' '.join(weights)}") | {"weights": weights}
-    results = {"made": made, **relate(profiles, read_json(args.sweeps)["validation"])}
-    write_results(results, args.output)
+    models = {f"seed{number}": Path(path) for number, path in enumerate(args.models)}
+    made = made_of(f"python -m vift_studies.bands.bridge --models {' '.join(models)}", models)
+    results = relate(profiles, read_json(args.sweeps)["validation"])
+    write_results(args.output, "bridge", made, results, draw, page)
     print(json.dumps(results["verdict"]))
 
 

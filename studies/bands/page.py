@@ -6,20 +6,16 @@ differ by more than questions do. Arms that trained the same layers cannot be co
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 
 from vift_eval.answers.bootstrap import difference, interval
-from vift_eval.files import made_by, made_line, markdown_table, read_json, save_figure, weights_sha256, write_json
+from vift_eval.files import made_line, markdown_table, read_json, save_figure
+from vift_eval.plots import LINES, STYLE, draw_mean, plt
 
 from ..answers import UNTESTABLE, held_out, hits, one, points, pooled
+from ..runner import made_of, write_results
 from .study import ARMS, bands_of
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-
-from vift_eval.plots import LINES, STYLE  # noqa: E402
 
 SCORES = {
     "seen": "question families it was trained on",
@@ -172,23 +168,19 @@ def table(results: dict) -> str:
     return markdown_table([*head, *(("step time", "state") if cost else ())], rows)
 
 
-def draw(results: dict, file: Path) -> None:
+def draw(results: dict, folder: Path) -> None:
     records = sorted(results["arms"], key=lambda record: record["seen"]["mean"])
     with plt.rc_context(STYLE):
         size = (10, 0.33 * len(records) + 1.1)
         figure, panels = plt.subplots(1, 3, figsize=size, layout="constrained", sharey=True)
         for axes, (score, title) in zip(panels, SCORES.items()):
             for row, record in enumerate(records):
-                entry = record[score]
                 color = {"rule": LINES[0], "full": LINES[2], "before": "#888888"}.get(record["arm"], LINES[1])
-                axes.plot([100 * bound for bound in entry["ci95"]], [row, row], color=color, linewidth=2.5)
-                axes.plot(100 * entry["mean"], row, "o", color=color, markersize=6)
-                seeds = [100 * value for value in entry["seeds"]]
-                axes.plot(seeds, [row] * len(seeds), "|", color="black", markersize=8)
+                draw_mean(axes, row, record[score], color)
             axes.set_title(title, fontsize=9, loc="left")
             axes.set_xlabel("right answers in %")
         panels[0].set_yticks(range(len(records)), [MEANINGS[record["arm"]] for record in records])
-        save_figure(figure, file, results["made"], dpi=130)
+        save_figure(figure, folder / "bands.png", results["made"], dpi=130)
     plt.close(figure)
 
 
@@ -228,13 +220,5 @@ All figures: [bands.json](bands.json). Made by {made_line(results["made"])}
 
 
 def write_page(work: Path, output: Path, seeds) -> None:
-    results = collect(work, seeds)
-    weights = {f"seed{seed}": (weights_sha256(work / f"seed{seed}" / "stage1") or "unknown")[:12] for seed in seeds}
-    write_results({"made": made_by("python -m vift_studies.bands") | {"weights": weights}, **results}, output)
-
-
-def write_results(results: dict, output: Path) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "bands.json", results)
-    draw(results, output / "bands.png")
-    (output / "README.md").write_text(page(results), encoding="utf-8")
+    made = made_of("python -m vift_studies.bands", {f"seed{seed}": work / f"seed{seed}" / "stage1" for seed in seeds})
+    write_results(output, "bands", made, collect(work, seeds), draw, page)

@@ -19,7 +19,7 @@ from transformers import Qwen2ForCausalLM
 
 from modeling_vift import resolve_fusion
 from vift_eval.answers.baselines import static_vectors
-from vift_eval.answers.conditions import PAPER_DOSE, ask, read_back
+from vift_eval.answers.conditions import PAPER, ask, read_back
 from vift_eval.answers.outcomes import outcome
 from vift_eval.calibrate import DOSES, calibrate, default_bands, replacements
 from vift_eval.files import read_json, write_json
@@ -127,7 +127,7 @@ def measure_validation(seeds: list[int]) -> pd.DataFrame:
         asked("replace", "replaced", fusion_layers=layers, dose=1.0, alpha=0.0)
     own = resolve_fusion(model.config, True)
     own_dose = own.beta * len(own.layers)
-    for layers, dose in ((model.config.fusion_layers, own_dose), (top_half(num_layers), PAPER_DOSE)):
+    for layers, dose in ((model.config.fusion_layers, own_dose), (top_half(num_layers), PAPER["dose"])):
         for alpha in ALPHA_SWEEP:
             asked("alpha", "band", fusion_layers=layers, dose=dose, alpha=alpha)
         in_band("dose", layers, DOSE_SWEEP)

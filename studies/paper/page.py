@@ -7,9 +7,10 @@ not done says so.
 from pathlib import Path
 
 from vift_eval.answers.conditions import meaning
-from vift_eval.files import made_by, made_line, markdown_table, weights_sha256, write_json
+from vift_eval.files import made_line, markdown_table
 
 from ..answers import one, percent, pick, points, with_interval
+from ..runner import made_of, write_results
 from .plan import ASKED, FUSED_OTHERWISE
 from .plots import draw
 from .table import collect
@@ -190,12 +191,5 @@ def page(results: dict) -> str:
 
 def write_page(work: Path, output: Path, seeds: list[int]) -> None:
     """results.json, the plots and README.md into `output`."""
-    weights = {f"seed{seed}": (weights_sha256(work / f"seed{seed}" / "vift") or "unknown")[:12] for seed in seeds}
-    write_results({"made": made_by("make paper") | {"weights": weights}, **collect(work, seeds)}, output)
-
-
-def write_results(results: dict, output: Path) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "results.json", results)
-    draw(results, output)
-    (output / "README.md").write_text(page(results), encoding="utf-8")
+    made = made_of("make paper", {f"seed{seed}": work / f"seed{seed}" / "vift" for seed in seeds})
+    write_results(output, "results", made, collect(work, seeds), draw, page)

@@ -2,17 +2,12 @@
 
 from pathlib import Path
 
-import matplotlib
+from vift_eval.files import save_figure
+from vift_eval.plots import LINES, STYLE, draw_mean, plt
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-
-from vift_eval.files import save_figure  # noqa: E402
-from vift_eval.plots import LINES, STYLE  # noqa: E402
-
-from ..answers import one, pick  # noqa: E402
-from .plan import top_half  # noqa: E402
-from .verdicts import best  # noqa: E402
+from ..answers import one, pick
+from .plan import top_half
+from .verdicts import best
 
 OUTCOMES = {
     "right": ("#2a7f4f", "right"),
@@ -44,10 +39,7 @@ def conditions(results: dict):
     for row, record in enumerate(records):
         name = record["condition"]
         color = LINES[0] if name == "fused" else LINES[2] if name == "unfused" else LINES[1]
-        left.plot([100 * bound for bound in record["ci95"]], [row, row], color=color, linewidth=2.5)
-        left.plot(100 * record["mean"], row, "o", color=color, markersize=6)
-        seeds = [100 * value for value in record["seeds"]]
-        left.plot(seeds, [row] * len(seeds), "|", color="black", markersize=8)
+        draw_mean(left, row, record, color)
         for spent in pick(results.get("cost", []), condition=name):
             right.barh(row, spent["ms"], color=color, height=0.6)
             right.text(spent["ms"], row, f" {spent['tokens']:.0f}", va="center", fontsize=7)

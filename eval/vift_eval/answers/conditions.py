@@ -15,7 +15,8 @@ from ..engine import Answer, Engine
 from .baselines import LogitMixing, merge_language_model, random_like, static_stream
 from .generate import after, generate, prompts_of
 
-PAPER_DOSE = 2.0  # about the paper's beta x fused layers: 0.1 to 0.15 times 14
+# alpha, no fusion of the answer's tokens, and about the paper's beta x fused layers (0.1 to 0.15 times 14)
+PAPER = {"alpha": 1.0, "fusion_answer": False, "dose": 2.0}
 
 
 def unfused(engine, rows, **kwargs):
@@ -53,30 +54,10 @@ def read_back(caption: str, question: str) -> str:
     return f"{caption.split(':', 1)[-1].strip()} {question}"
 
 
-def band(engine, rows, **kwargs):
-    """fused as in the paper: alpha 1, the prompt only, in a band of layers at a dose (beta x fused layers)"""
-    return fused(engine, rows, **{"alpha": 1.0, "fusion_answer": False, "dose": PAPER_DOSE} | kwargs)
-
-
-def top_half(engine, rows, **kwargs):
-    """fused as in the paper: alpha 1, dose 2 (beta x fused layers), the top half of the layers"""
-    return band(engine, rows, **{"fusion_layers": 0.5} | kwargs)
-
-
-def all_layers(engine, rows, **kwargs):
-    """the same in all layers"""
-    return band(engine, rows, **{"fusion_layers": 1.0} | kwargs)
-
-
 def lowest_half(engine, rows, **kwargs):
     """the same in the lowest half of the layers"""
     half = max(1, engine.model.config.get_text_config().num_hidden_layers // 2)
-    return band(engine, rows, **{"fusion_layers": f"0:{half}"} | kwargs)
-
-
-def replaced(engine, rows, **kwargs):
-    """fused with alpha 0 and beta 1 at one layer: the text tokens' states are replaced by the text run's"""
-    return fused(engine, rows, **{"alpha": 0.0, "dose": 1.0} | kwargs)
+    return fused(engine, rows, **PAPER | {"fusion_layers": f"0:{half}"} | kwargs)
 
 
 def random_vectors(engine, rows, **kwargs):
@@ -148,43 +129,50 @@ def static_vector(engine, rows, vectors=None, **kwargs):
     return _with_stream(engine, rows, lambda batch, inputs: static_stream(engine.model, inputs, vectors), **kwargs)
 
 
-def prompt_only(engine, rows, **kwargs):
-    """fused in the prompt only, as the paper does: not the answer's own tokens"""
-    return fused(engine, rows, fusion_answer=False, **kwargs)
+def otherwise(meaning: str, **settings):
+    """The condition of fusing with `settings` of `generate()` in the place of the checkpoint's."""
 
+    def condition(engine, rows, **kwargs):
+        return fused(engine, rows, **settings | kwargs)
 
-def alpha_one(engine, rows, **kwargs):
-    """fused at the checkpoint's layers and β, α = 1"""
-    return fused(engine, rows, alpha=1.0, **kwargs)
-
-
-def span_after_image(engine, rows, **kwargs):
-    """fused, only the tokens after the picture"""
-    return fused(engine, rows, fusion_span="after_image", **kwargs)
-
-
-def span_reference(engine, rows, **kwargs):
-    """fused, the span of the authors' released code"""
-    return fused(engine, rows, fusion_span="reference", **kwargs)
-
-
-def rule_independent(engine, rows, **kwargs):
-    """fused in the prompt, nothing compounds over the layers (the literal reading)"""
-    return fused(engine, rows, fusion_rule="independent", fusion_answer=False, **kwargs)
-
-
-def norm_kept(engine, rows, **kwargs):
-    """fused, each state rescaled to its norm"""
-    return fused(engine, rows, fusion_norm=True, **kwargs)
+    condition.__doc__ = meaning
+    return condition
 
 
 CONDITIONS = {
-    condition.__name__: condition
-    for condition in (
-        unfused, fused, blind, oracle_text, caption_first, top_half, all_layers, lowest_half, random_vectors,
-        other_question, wrong_image, forced_first_token, logit_mix, logit_contrast, merged_weights, static_vector,
-        prompt_only, alpha_one, span_after_image, span_reference, rule_independent, norm_kept, band, replaced,
-    )
+    "unfused": unfused,
+    "fused": fused,
+    "blind": blind,
+    "oracle_text": oracle_text,
+    "caption_first": caption_first,
+    "top_half": otherwise(
+        "fused as in the paper: alpha 1, dose 2 (beta x fused layers), the top half of the layers",
+        **PAPER, fusion_layers=0.5,
+    ),
+    "all_layers": otherwise("the same in all layers", **PAPER, fusion_layers=1.0),
+    "lowest_half": lowest_half,
+    "random_vectors": random_vectors,
+    "other_question": other_question,
+    "wrong_image": wrong_image,
+    "forced_first_token": forced_first_token,
+    "logit_mix": logit_mix,
+    "logit_contrast": logit_contrast,
+    "merged_weights": merged_weights,
+    "static_vector": static_vector,
+    "prompt_only": otherwise(
+        "fused in the prompt only, as the paper does: not the answer's own tokens", fusion_answer=False
+    ),
+    "alpha_one": otherwise("fused at the checkpoint's layers and β, α = 1", alpha=1.0),
+    "span_after_image": otherwise("fused, only the tokens after the picture", fusion_span="after_image"),
+    "span_reference": otherwise("fused, the span of the authors' released code", fusion_span="reference"),
+    "rule_independent": otherwise(
+        "fused in the prompt, nothing compounds over the layers (the literal reading)",
+        fusion_rule="independent", fusion_answer=False,
+    ),
+    "norm_kept": otherwise("fused, each state rescaled to its norm", fusion_norm=True),
+    # asked in many bands of layers
+    "band": otherwise("fused as in the paper, in a band of layers at a dose", **PAPER),
+    "replaced": otherwise("the text tokens' states replaced by the text run's at one layer", alpha=0.0, dose=1.0),
 }  # fmt: skip
 
 
