@@ -1,7 +1,15 @@
-"""The model card: `model_card.md` with its `{{ … }}` filled from the model and from files of the user."""
+"""A model's card: `fill` gives what `vift-push` publishes, `training_card` what a training run leaves behind.
+
+The first is `model_card.md` with its `{{ … }}` filled from the model and from files of the user. The second says how
+the checkpoint is asked and how it was trained (TRL's own card shows a text pipeline, which cannot load a VIFT), and is
+replaced by the first.
+"""
 
 import re
+from importlib.metadata import version
 from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "model_card.md"
 NOT_GIVEN = {
@@ -9,6 +17,26 @@ NOT_GIVEN = {
     "evaluation": "No evaluation is published with this model.",
     "limits": "",
 }
+TRAINING_CARD = """# {name}
+
+Trained by `VIFTTrainer`, {what}. A vision-language model that fuses the hidden states of its prompt with the image and
+without it when it answers ([arXiv 2502.11427](https://arxiv.org/abs/2502.11427)).
+
+## Quick start
+
+```python
+from transformers import pipeline
+
+pipe = pipeline("image-text-to-text", model="{repo}", trust_remote_code=True)
+content = [{{"type": "image", "url": "picture.png"}}, {{"type": "text", "text": "What is in the picture?"}}]
+answer = pipe(text=[{{"role": "user", "content": content}}], max_new_tokens=128, return_full_text=False)
+print(answer[0]["generated_text"])
+```
+
+`trust_remote_code=True` runs the Python files beside the weights: read them, and pin a `revision`.
+
+Trained with {versions}.
+"""
 
 
 def facts(model) -> str:
@@ -56,3 +84,17 @@ def fill(values: dict[str, str]) -> str:
         raise ValueError(f"{TEMPLATE.name} asks for {', '.join(missing)}, which nothing gives")
     card = re.sub(r"\{\{ *(\w+) *\}\}", lambda match: values[match[1]], template)
     return re.sub(r"\n{3,}", "\n\n", card)
+
+
+def training_card(repo: str, what: str, tags: list[str]) -> ModelCard:
+    """
+    Args:
+        repo: where the checkpoint goes, or its name.
+        what: stage, steps and what was trained, in words.
+        tags: beside "vift" and "custom_code".
+    """
+    versions = ", ".join(f"{name} {version(name)}" for name in ("trl", "transformers", "torch", "datasets"))
+    tags = sorted({"vift", "custom_code", *tags})
+    data = ModelCardData(library_name="transformers", pipeline_tag="image-text-to-text", tags=tags)
+    text = TRAINING_CARD.format(name=repo.split("/")[-1], repo=repo, what=what, versions=versions)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")

@@ -39,8 +39,8 @@ def explain(error: Exception, repo_id: str) -> str:
         404: f"{repo_id} was not found",
         412: f"{repo_id} was changed by someone else in the meantime: look at it, and try again",
     }.get(status)
-    said = getattr(error, "server_message", None) or f"{error} ({type(error.__cause__ or error).__name__})"
-    return reason or " ".join(said.split())[:300]
+    message = getattr(error, "server_message", None) or f"{error} ({type(error.__cause__ or error).__name__})"
+    return reason or " ".join(message.split())[:300]
 
 
 def add_all(folder: Path) -> list[CommitOperationAdd]:
@@ -75,15 +75,8 @@ def publish(api: HfApi, folder: Path, repo_id: str, *, repo_type="model", revisi
         kept = {operation.path_in_repo for operation in operations}
         stale = sorted(path for path in there - kept if path.endswith(REPLACED))
         operations += [CommitOperationDelete(path) for path in stale]
-        commit = api.create_commit(
-            repo_id,
-            operations,
-            repo_type=repo_type,
-            revision=revision,
-            parent_commit=heads[revision],
-            commit_message=message,
-        )
-        return commit.oid
+        place = {"repo_type": repo_type, "revision": revision, "parent_commit": heads[revision]}
+        return api.create_commit(repo_id, operations, commit_message=message, **place).oid
     except BaseException as error:  # Ctrl-C, too
         print(file=sys.stderr)  # an upload's progress bar is left in the middle of its line
         undone = ""

@@ -6,17 +6,19 @@ logits and greedy answers, without and with fusion, to OUT. `vift-push` compares
 """
 
 import sys
+from importlib.metadata import packages_distributions
 
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-OURS = ("modeling_vift", "vift_microworld", "vift_train", "vift_eval", "vift_hub")
+# every top-level package that this project installs
+OURS = {package for package, distributions in packages_distributions().items() if "vift" in distributions}
 
 
 class Blocked:
-    """An import finder that has never heard of our packages."""
+    """An import finder that has never heard of our packages, and keeps the others from finding them."""
 
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in OURS:
@@ -34,15 +36,17 @@ def answers(model, processor, new_tokens: int = 8) -> dict[str, torch.Tensor]:
     model.eval()
     with torch.no_grad():
         logits = model(**inputs).logits.float()
-    found = {"input_ids": inputs["input_ids"], "logits": logits.contiguous()}
+    tensors = {"input_ids": inputs["input_ids"], "logits": logits.contiguous()}
     for name, fusion in (("plain", False), ("fused", True)):
         out = model.generate(**inputs, fusion=fusion, max_new_tokens=new_tokens, do_sample=False)
-        found[name] = out.contiguous()
-    return found
+        tensors[name] = out.contiguous()
+    return tensors
 
 
 def main() -> None:
     folder, out = sys.argv[1:]
+    if not OURS:
+        sys.exit("the distribution vift is not installed: which packages to hide from the folder is not known")
     sys.meta_path.insert(0, Blocked())
     model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, dtype="auto")
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)

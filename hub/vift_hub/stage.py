@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import parse_eval_result_entries
 from safetensors.torch import load_file
 from transformers import LlavaProcessor
+from transformers.dynamic_module_utils import get_relative_import_files
 
 import modeling_vift
 from modeling_vift import VIFTForConditionalGeneration
@@ -20,9 +21,9 @@ from . import card, roundtrip
 from .convert import all_there, read_config
 
 CODE = Path(modeling_vift.__file__).parent
-# `load_custom_generate` follows relative imports inside this folder only, so it holds copies
-CUSTOM_GENERATE = ("generate.py", "attach_vift.py", "generation_vift.py", "fusion_vift.py", "interfaces_vift.py",
-                   "positions_vift.py", "settings_vift.py", "text_run_vift.py", "configuration_vift.py")  # fmt: skip
+# `load_custom_generate` follows relative imports inside its own folder only, so that one holds copies of all of them
+GENERATE = CODE / "generate.py"
+CUSTOM_GENERATE = {Path(file).name for file in (GENERATE, *get_relative_import_files(GENERATE))}
 
 
 def load(source: Path):
@@ -83,8 +84,7 @@ def check(folder: Path, model, processor) -> None:
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": scratch, "HF_MODULES_CACHE": str(Path(scratch) / "modules")}
         environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # the order of sums depends on it
-        script = Path(roundtrip.__file__)
-        command = [sys.executable, str(script), str(folder), str(out)]
+        command = [sys.executable, roundtrip.__file__, str(folder), str(out)]
         ran = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True)
         if ran.returncode:
             last = ran.stderr.strip().splitlines()[-1]

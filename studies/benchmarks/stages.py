@@ -21,7 +21,8 @@ from transformers import AutoProcessor
 
 from modeling_vift import VIFTForConditionalGeneration
 from vift_microworld import detailed_captions, text_instructions, web_captions
-from vift_train.trainer import CheckedCollator, module_of
+from vift_train.collator import CheckedCollator
+from vift_train.trainer import module_of
 
 RECIPES = Path(__file__).resolve().parents[2] / "train" / "recipes" / "micro"
 PAPER = {"web": 1_000_000, "detailed": 1_700_000, "text": 200_000}

@@ -32,9 +32,9 @@ import vift_hub
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 from vift_microworld import build_tokenizer
 from vift_microworld.data import TRAINING_FEATURES, assistant_turn, user_turn
+from vift_train.collator import CheckedCollator
 from vift_train.lengths import dataset_lengths
 from vift_train.sampler import ModalityBatchSampler
-from vift_train.trainer import CheckedCollator
 
 IMAGE_SIZE, PATCH, SCALE = 72, 8, 9
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH) ** 2  # 81 = 729 / 9

@@ -9,37 +9,19 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import huggingface_hub
 import pytest
 import yaml
 from huggingface_hub import constants
 
-from tests.hub.server import start
-from vift_hub import push, stage
+from tests.hub.user import BUNDLED, HIDE_OUR_PACKAGES, PACKAGES, ROOT, environment
+from vift_hub import push, roundtrip, stage
 from vift_hub.convert import convert
-from vift_hub.roundtrip import OURS
 
-ROOT = Path(__file__).parents[2]
-BUNDLED = ROOT / "checkpoints" / "vift-micro"
 EVALUATION = ROOT / "docs" / "results" / "paper" / "README.md"
 REPO = "org/vift-micro"
 VIFT_PUSH = [sys.executable, "-m", "vift_hub.push"]
-
-
-@pytest.fixture(scope="module")
-def hub():
-    hub = start()
-    yield hub
-    hub.shutdown()
-
-
-def environment(hub, home, **variables):
-    """A user's environment: online, this Hub, nothing cached, a token."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    env |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_writer", "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    return env | {"PYTHONPATH": str(ROOT)} | variables
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +51,7 @@ def published(hub, tmp_path_factory):
 
 @pytest.fixture
 def in_process(hub, monkeypatch):
-    """main() of vift-push in this process, online with `hub`; returns a function that runs it, and what it said."""
+    """main() of vift-push in this process, online with `hub`; returns a function that runs it."""
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -90,9 +72,9 @@ def refused(capsys, run, *args, status=2):
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         run([str(arg) for arg in args])
-    said = capsys.readouterr().err
-    lines = [line for line in said.splitlines() if line.startswith("vift-push: ")]
-    assert stopped.value.code == status and len(lines) == 1, said
+    printed = capsys.readouterr().err
+    lines = [line for line in printed.splitlines() if line.startswith("vift-push: ")]
+    assert stopped.value.code == status and len(lines) == 1, printed
     return lines[0]
 
 
@@ -149,21 +131,21 @@ SCRIPT = """
 import contextlib, io, json, re, sys
 
 card = open(sys.argv[1]).read()
-found = []
+results = []
 for code in re.findall(r"^```python\\n(.*?)^```", card, re.M | re.S):
     printed, names = io.StringIO(), {}
     with contextlib.redirect_stdout(printed):
         exec(code, names)
     tokens = names["output"][0, names["inputs"]["input_ids"].shape[1]:].tolist()
-    found.append({"printed": printed.getvalue(), "tokens": tokens, "class": type(names["model"]).__name__})
+    results.append({"printed": printed.getvalue(), "tokens": tokens, "class": type(names["model"]).__name__})
 model, inputs = names["model"], names["inputs"]
-found.append({"native": model.generate(**inputs, max_new_tokens=64)[0, inputs["input_ids"].shape[1]:].tolist()})
+results.append({"native": model.generate(**inputs, max_new_tokens=64)[0, inputs["input_ids"].shape[1]:].tolist()})
 from transformers import AutoModelForImageTextToText
 try:
     AutoModelForImageTextToText.from_pretrained("org/vift-micro", revision="no-such-branch", trust_remote_code=True)
 except OSError as error:
-    found.append({"wrong revision": str(error)})
-print("RESULT " + json.dumps(found))
+    results.append({"wrong revision": str(error)})
+print("RESULT " + json.dumps(results))
 """
 
 
@@ -173,9 +155,7 @@ def test_every_snippet_of_the_card_runs_as_pasted(hub, published, tmp_path):
     hub.put("llava-hf/llava-1.5-7b-hf", {file.name: file.read_bytes() for file in (tmp_path / "llava").iterdir()})
     (tmp_path / "card.md").write_bytes(hub.files(REPO)["README.md"])
     env = environment(hub, tmp_path / "home")
-    del env["PYTHONPATH"]
-    script = stage_block() + SCRIPT
-    command = [sys.executable, "-c", script, str(tmp_path / "card.md")]
+    command = [sys.executable, "-c", HIDE_OUR_PACKAGES + SCRIPT, str(tmp_path / "card.md")]
     ran = subprocess.run(command, env=env, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert ran.returncode == 0, ran.stderr[-3000:]
     own, other, native, wrong = json.loads(ran.stdout.split("RESULT ")[1])
@@ -187,15 +167,6 @@ def test_every_snippet_of_the_card_runs_as_pasted(hub, published, tmp_path):
     assert other["tokens"] == expected["beta=0.1"]
     assert native["native"] == expected["unfused"]
     assert "no-such-branch" in wrong["wrong revision"]
-
-
-def stage_block() -> str:
-    """Source of an import finder that hides our packages."""
-    return (
-        "import sys\n\nclass Blocked:\n    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.split('.')[0] in {OURS}:\n"
-        "            raise ModuleNotFoundError(name)\n\nsys.meta_path.insert(0, Blocked())\n"
-    )
 
 
 ATTACHED = {"alpha": 1.0, "fusion_layers": 0.5, "fusion_answer": False}  # what attach_fusion sets by default
@@ -215,11 +186,9 @@ def expected_answers():
         return_dict=True,
         return_tensors="pt",
     )
-    asked = {"as configured": {}, "unfused": {"fusion": False}, "beta=0.1": {"beta": 0.1, **ATTACHED}}
+    ways = {"as configured": {}, "unfused": {"fusion": False}, "beta=0.1": {"beta": 0.1, **ATTACHED}}
     start = inputs["input_ids"].shape[1]
-    return {
-        name: model.generate(**inputs, **how, max_new_tokens=64)[0, start:].tolist() for name, how in asked.items()
-    }
+    return {name: model.generate(**inputs, **how, max_new_tokens=64)[0, start:].tolist() for name, how in ways.items()}
 
 
 def test_a_dry_run_lists_what_would_go_up_and_calls_nobody(hub, published, in_process, unchecked, capsys):
@@ -234,6 +203,13 @@ def test_a_dry_run_lists_what_would_go_up_and_calls_nobody(hub, published, in_pr
 
 
 # what does not load back is refused ----------------------------------------------------------------------------
+
+
+def test_the_round_trip_hides_every_package_that_pyproject_names():
+    assert set(PACKAGES) == roundtrip.OURS
+    for package in PACKAGES:
+        with pytest.raises(ModuleNotFoundError, match=package):
+            roundtrip.Blocked().find_spec(f"{package}.module")
 
 
 def test_a_folder_that_does_not_load_back_or_answers_otherwise_is_refused(tmp_path):
@@ -262,8 +238,8 @@ def test_a_source_that_is_not_complete_is_refused(hub, in_process, unchecked, tm
     weights = load_file(broken / "model.safetensors")
     del weights["multi_modal_projector.linear_1.bias"]
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    said = refused(capsys, in_process, broken, "org/broken")
-    assert "has 1 missing keys, such as model.multi_modal_projector.linear_1.bias" in said
+    error = refused(capsys, in_process, broken, "org/broken")
+    assert "has 1 missing keys, such as model.multi_modal_projector.linear_1.bias" in error
     (broken / "model.safetensors").write_bytes(b"nothing")
     assert "does not load" in refused(capsys, in_process, broken, "org/broken")
     (broken / "config.json").write_text('{"model_type": "llava"}')
@@ -294,23 +270,23 @@ def test_no_token_a_wrong_one_and_one_without_permission(hub, in_process, unchec
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "the Hub does not accept this token" in refused(capsys, in_process, BUNDLED, "org/new")
     monkeypatch.setenv("HF_TOKEN", "hf_reader")
-    said = refused(capsys, in_process, BUNDLED, "org/new")
-    assert "nothing was published: this token has no permission to write to org/new" in said
+    error = refused(capsys, in_process, BUNDLED, "org/new")
+    assert "nothing was published: this token has no permission to write to org/new" in error
     assert hub.files("org/new") is None
     hub.put("org/theirs", {"README.md": b"theirs"})
-    said = refused(capsys, in_process, BUNDLED, "org/theirs", "--update")
-    assert "no permission to write to org/theirs" in said and hub.files("org/theirs") == {"README.md": b"theirs"}
+    error = refused(capsys, in_process, BUNDLED, "org/theirs", "--update")
+    assert "no permission to write to org/theirs" in error and hub.files("org/theirs") == {"README.md": b"theirs"}
 
 
 def test_an_existing_repository_needs_update_which_replaces_code_and_weights(hub, in_process, unchecked, capsys):
     old = {".gitattributes": b"", "notes.txt": b"kept", "old_vift.py": b"", "model-00001-of-00002.safetensors": b"old"}
     hub.put("org/old", old)
-    said = refused(capsys, in_process, BUNDLED, "org/old")
-    assert "org/old exists and holds 3 files: pass --update" in said and hub.files("org/old") == old
-    said = refused(capsys, in_process, BUNDLED, "org/old", "--update", "--revision", "dev")
-    assert "revision=dev is no branch of org/old; it has main" in said and hub.files("org/old") == old
-    said = refused(capsys, in_process, BUNDLED, "org/none", "--revision", "dev")
-    assert "revision=dev: org/none does not exist yet" in said and hub.files("org/none") is None
+    error = refused(capsys, in_process, BUNDLED, "org/old")
+    assert "org/old exists and holds 3 files: pass --update" in error and hub.files("org/old") == old
+    error = refused(capsys, in_process, BUNDLED, "org/old", "--update", "--revision", "dev")
+    assert "revision=dev is no branch of org/old; it has main" in error and hub.files("org/old") == old
+    error = refused(capsys, in_process, BUNDLED, "org/none", "--revision", "dev")
+    assert "revision=dev: org/none does not exist yet" in error and hub.files("org/none") is None
     in_process([str(BUNDLED), "org/old", "--update"])
     files = hub.files("org/old")
     assert files["notes.txt"] == b"kept" and {"config.json", "model.safetensors"} <= set(files)
@@ -326,16 +302,16 @@ def test_an_upload_that_breaks_off_publishes_nothing(hub, in_process, unchecked,
     hub.blobs.clear()
     update = ["--update"] if existing else []
     hub.break_uploads = True
-    said = refused(capsys, in_process, BUNDLED, name, *update)
-    assert "nothing was published: " in said and "model.safetensors" in said
-    assert hub.files(name) == before and ("was removed again" in said) is not existing
+    error = refused(capsys, in_process, BUNDLED, name, *update)
+    assert "nothing was published: " in error and "model.safetensors" in error
+    assert hub.files(name) == before and ("was removed again" in error) is not existing
     hub.break_uploads, hub.refuse_commits = False, (500, "Internal error")
     assert "Internal error" in refused(capsys, in_process, BUNDLED, name, *update)
     assert hub.files(name) == before
     if existing:
         hub.refuse_commits, hub.race = None, True
-        said = refused(capsys, in_process, BUNDLED, name, *update)
-        assert "was changed by someone else in the meantime" in said
+        error = refused(capsys, in_process, BUNDLED, name, *update)
+        assert "was changed by someone else in the meantime" in error
         assert hub.files(name) == before | {"other.txt": b"theirs"}
         hub.race = False
     hub.refuse_commits = None
@@ -357,10 +333,10 @@ def test_an_interrupted_upload_publishes_nothing(hub, in_process, unchecked, cap
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         threading.Thread(target=interrupt, daemon=True).start()
-        said = refused(capsys, in_process, BUNDLED, "org/interrupted", status=130)
+        error = refused(capsys, in_process, BUNDLED, "org/interrupted", status=130)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert "interrupted; nothing was published" in said and hub.files("org/interrupted") is None
+    assert "interrupted; nothing was published" in error and hub.files("org/interrupted") is None
 
 
 def test_a_killed_upload_leaves_an_empty_repository_that_the_next_run_fills(hub, in_process, unchecked, tmp_path):
@@ -383,8 +359,8 @@ def test_a_killed_upload_leaves_an_empty_repository_that_the_next_run_fills(hub,
 
 def test_a_space_that_cannot_be_published_is_said(hub, in_process, unchecked, monkeypatch, tmp_path, capsys):
     (tmp_path / "README.md").write_text("no header")
-    said = refused(capsys, in_process, BUNDLED, "org/spaced", "--space", tmp_path)
-    assert "holds no README.md with a Space's header" in said and hub.files("org/spaced") is None
+    error = refused(capsys, in_process, BUNDLED, "org/spaced", "--space", tmp_path)
+    assert "holds no README.md with a Space's header" in error and hub.files("org/spaced") is None
     (tmp_path / "README.md").write_text("---\nsdk: gradio\n---\n")
     create = huggingface_hub.HfApi.create_commit
 
@@ -393,8 +369,8 @@ def test_a_space_that_cannot_be_published_is_said(hub, in_process, unchecked, mo
         return create(self, repo_id, operations, **kwargs)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", refuse_spaces)
-    said = refused(capsys, in_process, BUNDLED, "org/spaced", "--space", tmp_path)
-    assert "the model is published, its Space is not: nothing was published: Internal error" in said
+    error = refused(capsys, in_process, BUNDLED, "org/spaced", "--space", tmp_path)
+    assert "the model is published, its Space is not: nothing was published: Internal error" in error
     assert "model.safetensors" in hub.files("org/spaced") and hub.files("org/spaced", repo_type="space") is None
 
 
@@ -406,6 +382,6 @@ def test_a_card_that_cannot_be_pinned_is_said(hub, in_process, unchecked, monkey
         return create(self, repo_id, operations, **kwargs)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", second_fails)
-    said = refused(capsys, in_process, BUNDLED, "org/unpinned")
-    assert "published, but the card's snippets name main instead of the commit: Internal error" in said
+    error = refused(capsys, in_process, BUNDLED, "org/unpinned")
+    assert "published, but the card's snippets name main instead of the commit: Internal error" in error
     assert "model.safetensors" in hub.files("org/unpinned")

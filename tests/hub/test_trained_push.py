@@ -1,25 +1,18 @@
 """`vift-train --push_to_hub` against a Hub on localhost: what is trained answers from the repository it went to."""
 
 import json
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image as PIL
 
-from tests.hub.server import start
+from tests.hub.user import BUNDLED, HIDE_OUR_PACKAGES, ROOT, environment
 
-ROOT = Path(__file__).parents[2]
-BUNDLED = ROOT / "checkpoints" / "vift-micro"
 REPO = "org/trained"
 ASK = """
-import json, sys
-from unittest.mock import patch
-for name in ("modeling_vift", "vift_train", "vift_hub"):
-    sys.modules[name] = None  # a user has none of our packages
+import json
 from transformers import AutoModel, AutoProcessor
 from PIL import Image
 import torch
@@ -38,33 +31,16 @@ print("RESULT " + json.dumps([type(model).__name__, torch.equal(scores[True], sc
 """
 
 
-@pytest.fixture(scope="module")
-def hub():
-    hub = start()
-    yield hub
-    hub.shutdown()
-
-
 def run(command, hub, home, **variables):
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    env |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_writer", "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    return subprocess.run(command, env=env | variables, cwd=home, capture_output=True, text=True, timeout=300)
+    env = environment(hub, home, **variables)
+    return subprocess.run(command, env=env, cwd=home, capture_output=True, text=True, timeout=300)
 
 
 def train(hub, tmp_path, repo=REPO, **variables):
     data = tmp_path / "rows.jsonl"
     data.write_text('{"instruction": "describe the picture .", "output": "red 7 ."}\n' * 8)
     options = ["--model", str(BUNDLED), "--stage", "2", "--instructions", str(data), "--train_connector", "false"]
-    options += [
-        "--output_dir",
-        str(tmp_path / "out"),
-        "--learning_rate",
-        "1e-3",
-        "--max_steps",
-        "1",
-        "--bf16",
-        "false",
-    ]
+    options += ["--output_dir", str(tmp_path / "out"), *"--learning_rate 1e-3 --max_steps 1 --bf16 false".split()]
     options += ["--push_to_hub", "--hub_model_id", repo, "--report_to", "none", "--use_cpu", "true"]
     return run([sys.executable, "-m", "vift_train", *options], hub, tmp_path, **variables)
 
@@ -74,9 +50,9 @@ def test_a_trained_model_is_pushed_whole_and_answers_fused(hub, tmp_path):
     trained = train(hub, tmp_path)
     assert trained.returncode == 0, trained.stderr[-3000:]
     files = hub.files(REPO)
-    assert {"config.json", "model.safetensors", "chat_template.jinja", "modeling_vift.py", "fusion_vift.py"} <= set(
-        files
-    )
+    assert {"config.json", "model.safetensors", "chat_template.jinja", "modeling_vift.py", "fusion_vift.py"} <= {
+        *files
+    }
     assert files["model.safetensors"] == (tmp_path / "out" / "model.safetensors").read_bytes()
     assert files["model.safetensors"] != (BUNDLED / "model.safetensors").read_bytes()
     card = files["README.md"].decode()
@@ -86,15 +62,12 @@ def test_a_trained_model_is_pushed_whole_and_answers_fused(hub, tmp_path):
     )
     snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
     PIL.new("RGB", (64, 64)).save(tmp_path / "picture.png")
-    pasted = run(
-        [sys.executable, "-c", snippet.replace("What is in the picture?", "how many digits are there ?")],
-        hub,
-        tmp_path,
-    )
+    snippet = snippet.replace("What is in the picture?", "how many digits are there ?")
+    pasted = run([sys.executable, "-c", snippet], hub, tmp_path)
     assert pasted.returncode == 0 and pasted.stdout.strip(), pasted.stderr[-3000:]
-    asked = run([sys.executable, "-c", ASK], hub, tmp_path)
-    assert asked.returncode == 0, asked.stderr[-3000:]
-    assert json.loads(asked.stdout.split("RESULT ")[1]) == ["VIFTForConditionalGeneration", False]
+    answered = run([sys.executable, "-c", HIDE_OUR_PACKAGES + ASK], hub, tmp_path)
+    assert answered.returncode == 0, answered.stderr[-3000:]
+    assert json.loads(answered.stdout.split("RESULT ")[1]) == ["VIFTForConditionalGeneration", False]
 
 
 def test_a_repository_that_cannot_be_made_stops_the_run_before_it_trains(hub, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.train.tiny_run import dataset, row, trainer
-from vift_train.callbacks import AnswersCallback, Seen, seconds_left
+from vift_train.callbacks import AnswersCallback, Throughput, seconds_left
 
 
 def test_answers_are_written_at_every_evaluation(tmp_path):
@@ -18,8 +18,8 @@ def test_answers_are_written_at_every_evaluation(tmp_path):
     rows = [row(i, "image") for i in range(3)]
     run.add_callback(AnswersCallback(run.processing_class, rows, max_new_tokens=4, beta=1.5, fusion_layers=1.0))
     run.train()
-    found = sorted(file.name for file in (tmp_path / "out" / "answers").iterdir())
-    assert found == [f"step-{step:06d}.{kind}" for step in (2, 4) for kind in ("md", "png")]
+    written = sorted(file.name for file in (tmp_path / "out" / "answers").iterdir())
+    assert written == [f"step-{step:06d}.{kind}" for step in (2, 4) for kind in ("md", "png")]
     lines = (tmp_path / "out" / "answers" / "step-000004.md").read_text().splitlines()
     assert len(lines) == 5 and rows[0]["messages"][0]["content"][1]["text"] in lines[2]
     assert Image.open(tmp_path / "out" / "answers" / "step-000004.png").size[0] > 500
@@ -43,11 +43,14 @@ def test_throughput_and_padding_are_logged_by_modality(tmp_path):
 
 
 def test_the_time_left_counts_each_modality_with_its_own_pace():
-    seen = {"image": Seen(100, 110, seconds=6.0, steps=3), "text": Seen(50, 50, seconds=1.0, steps=1)}
+    throughput = {
+        "image": Throughput(100, 110, seconds=6.0, steps=3),
+        "text": Throughput(50, 50, seconds=1.0, steps=1),
+    }
     # an epoch of 8 image and 2 text steps: (8 x 2 s + 2 x 1 s) / 10 a step, of 7 s of steps in 14 s
-    assert seconds_left(seen, {"image": 8, "text": 2}, 6, elapsed=14.0) == pytest.approx(6 * 1.8 * 2)
-    assert seconds_left(seen, None, 6, elapsed=7.0) == pytest.approx(6 * 7 / 4)
-    assert seconds_left({"image": seen["image"]}, {"image": 8, "text": 2}, 5, elapsed=6.0) == pytest.approx(10)
+    assert seconds_left(throughput, {"image": 8, "text": 2}, 6, elapsed=14.0) == pytest.approx(6 * 1.8 * 2)
+    assert seconds_left(throughput, None, 6, elapsed=7.0) == pytest.approx(6 * 7 / 4)
+    assert seconds_left({"image": throughput["image"]}, {"image": 8, "text": 2}, 5, elapsed=6.0) == pytest.approx(10)
     assert math.isnan(seconds_left({}, {"image": 1}, 5, elapsed=1.0))
 
 

@@ -7,7 +7,7 @@ import tarfile
 import pytest
 from PIL import Image
 
-from vift_train.data import CAPTION_QUERIES, load_rows, split_placeholders
+from vift_train.data import CAPTION_QUERIES, load_rows, typed_parts
 
 
 def picture(path, color=(200, 30, 30)):
@@ -137,6 +137,6 @@ def test_nothing_usable_and_nothing_there_are_refused(tmp_path):
 
 
 def test_placeholders_in_mid_text_keep_their_place():
-    parts = split_placeholders("First <image> then <image>\nWhich is red?")
+    parts = typed_parts("First <image> then <image>\nWhich is red?")
     assert [part["type"] for part in parts] == ["text", "image", "text", "image", "text"]
     assert [part["text"] for part in parts if part["text"]] == ["First ", " then ", "Which is red?"]

@@ -15,16 +15,11 @@ from transformers import AutoProcessor
 
 from vift_layers.band import Band, choose_band
 
+from .data import text_of
+
 AUTO, BAND_FILE = "auto", "band.json"
 SAMPLE = 512  # caption rows
 SHORTEST = 3  # words; a shorter answer is no caption
-
-
-def text_of(message: dict) -> str:
-    content = message["content"]
-    if isinstance(content, str):
-        return content
-    return " ".join(part["text"] for part in content if part["type"] == "text" and part["text"])
 
 
 def caption_pair(row: dict) -> dict | None:
@@ -45,14 +40,12 @@ def sample_pairs(dataset, seed: int, count: int = SAMPLE) -> list[dict]:
         numbers = [i for i, modality in enumerate(dataset["modality"]) if modality == "image"]
         random.Random(seed).shuffle(numbers)
         rows = (dataset[i] for i in numbers[: 8 * count])
-    found = {}
-    for row in rows:
-        pair = caption_pair(row)
-        if pair is not None:
-            found.setdefault(pair["caption"], pair)
-        if len(found) == count:
+    by_caption = {}
+    for pair in filter(None, map(caption_pair, rows)):
+        by_caption.setdefault(pair["caption"], pair)
+        if len(by_caption) == count:
             break
-    pairs = list(found.values())
+    pairs = list(by_caption.values())
     return [pair | {"query": pairs[0]["query"]} for pair in pairs]
 
 

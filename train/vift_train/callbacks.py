@@ -12,17 +12,20 @@ import math
 import textwrap
 import time
 from dataclasses import astuple, dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
+from .data import text_of
+
 ANSWERS = "answers"  # folder inside output_dir
 
 
 @dataclass
-class Seen:
+class Throughput:
     """What one rank has trained on: tokens, places in the padded batches, seconds, optimizer steps."""
 
     tokens: int = 0
@@ -34,35 +37,37 @@ class Seen:
         self.tokens, self.places = self.tokens + tokens, self.places + places
         self.seconds, self.steps = self.seconds + seconds, self.steps + step_ends
 
-    def minus(self, other: "Seen") -> "Seen":
-        return Seen(*(a - b for a, b in zip(astuple(self), astuple(other))))
+    def minus(self, other: "Throughput") -> "Throughput":
+        return Throughput(*(a - b for a, b in zip(astuple(self), astuple(other))))
 
 
-def seconds_left(seen: dict[str, Seen], steps: dict[str, int] | None, steps_left: int, elapsed: float) -> float:
+def seconds_left(
+    throughput: dict[str, Throughput], steps: dict[str, int] | None, steps_left: int, elapsed: float
+) -> float:
     """
     Steps of different modalities take different times, so each counts with its own.
 
     Args:
-        seen: by modality, of this run.
-        steps: optimizer steps of an epoch by modality; None (a stream): those to come are like those seen.
+        throughput: by modality, of this run.
+        steps: optimizer steps of an epoch by modality; None (a stream): those to come are like those behind.
         steps_left: optimizer steps to come, of all modalities.
         elapsed: seconds since the run began; what they hold beside the steps (loading, the optimizer) is shared out.
     """
-    steps = steps or {modality: one.steps for modality, one in seen.items()}
-    paces = {modality: one.seconds / one.steps for modality, one in seen.items() if one.steps}
+    steps = steps or {modality: one.steps for modality, one in throughput.items()}
+    paces = {modality: one.seconds / one.steps for modality, one in throughput.items() if one.steps}
     if not paces:
         return float("nan")
-    unseen = max(paces.values())  # of a modality that has not come yet
-    pace = sum(count * paces.get(modality, unseen) for modality, count in steps.items()) / sum(steps.values())
-    return steps_left * pace * elapsed / sum(one.seconds for one in seen.values())
+    slowest = max(paces.values())  # for a modality that has not come yet
+    pace = sum(count * paces.get(modality, slowest) for modality, count in steps.items()) / sum(steps.values())
+    return steps_left * pace * elapsed / sum(one.seconds for one in throughput.values())
 
 
 class ModalityProgress(ProgressCallback):
     """The progress bar, with tokens per second and padding of each modality, and a time left that knows them."""
 
-    def __init__(self, seen: dict[str, Seen], steps: dict[str, int] | None):
+    def __init__(self, throughput: dict[str, Throughput], steps: dict[str, int] | None):
         super().__init__()
-        self.seen, self.steps = seen, steps
+        self.throughput, self.steps = throughput, steps
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -73,11 +78,11 @@ class ModalityProgress(ProgressCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             elapsed = time.monotonic() - self.start
-            left = seconds_left(self.seen, self.steps, state.max_steps - state.global_step, elapsed)
+            left = seconds_left(self.throughput, self.steps, state.max_steps - state.global_step, elapsed)
             parts = [f"{tqdm.format_interval(left)} left"] if math.isfinite(left) else []
             parts += [
-                f"{modality} {seen.tokens / seen.seconds:,.0f} tokens/s, {1 - seen.tokens / seen.places:.1%} padding"
-                for modality, seen in sorted(self.seen.items())
+                f"{modality} {one.tokens / one.seconds:,.0f} tokens/s, {1 - one.tokens / one.places:.1%} padding"
+                for modality, one in sorted(self.throughput.items())
             ]
             self.training_bar.set_postfix_str("; ".join(parts), refresh=False)
         super().on_step_end(args, state, control, **kwargs)
@@ -101,24 +106,21 @@ class AnswersCallback(TrainerCallback):
 
     @torch.no_grad()
     def answers(self, model) -> list[dict]:
-        """[{"question", "unfused", "fused", "image"}], one a row."""
+        """[{"question", "unfused", "fused", "image"}], one entry per row."""
         was_training = model.training
         model.eval()
-        found = []
+        entries = []
         for row in self.rows:
-            roles = [message["role"] for message in row["messages"]]
-            asked = row["messages"][: roles.index("assistant") if "assistant" in roles else None]
-            prompt = self.processor.apply_chat_template(asked, add_generation_prompt=True)
+            turns = list(takewhile(lambda message: message["role"] != "assistant", row["messages"]))
+            prompt = self.processor.apply_chat_template(turns, add_generation_prompt=True)
             inputs = self.processor(text=prompt, images=row["images"], return_tensors="pt").to(model.device)
-            parts = asked[-1]["content"]
-            words = parts if isinstance(parts, str) else " ".join(p["text"] for p in parts if p["type"] == "text")
-            entry = {"question": words, "image": row["images"][0]}
+            entry = {"question": text_of(turns[-1]), "image": row["images"][0]}
             for name, kwargs in (("unfused", {"fusion": False}), ("fused", {"fusion": True, **self.generate})):
                 new = model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, **kwargs)
                 entry[name] = self.processor.decode(new[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            found.append(entry)
+            entries.append(entry)
         model.train(was_training)
-        return found
+        return entries
 
     def on_evaluate(self, args, state, control, model=None, **kwargs):
         if state.global_step == self.last_step:  # several evaluation sets: once is enough
@@ -139,7 +141,7 @@ class AnswersCallback(TrainerCallback):
 
 
 def draw(answers: list[dict], path: Path, title: str) -> None:
-    """A row an entry: the picture, then question and answers."""
+    """One row per entry: the picture, then question and answers."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.7 * len(answers) + 0.5), layout="constrained")

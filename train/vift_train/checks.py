@@ -1,6 +1,7 @@
 """What is checked before the first step, so that a run fails in seconds and not after a night."""
 
 import hashlib
+from collections import Counter
 
 import numpy as np
 
@@ -37,14 +38,14 @@ def check_row(row: dict, number: int = 0) -> None:
 def check_batch(rows: list[dict], batch: dict, image_token_id: int, tokens_per_image: int) -> None:
     """Of a collated batch: every image is whole, no image token is a label, every row has something to learn."""
     is_image = batch["input_ids"] == image_token_id
-    found, supervised = is_image.sum(dim=1).tolist(), (batch["labels"] != -100).sum(dim=1).tolist()
+    image_tokens, supervised = is_image.sum(dim=1).tolist(), (batch["labels"] != -100).sum(dim=1).tolist()
     if (batch["labels"] == image_token_id).any():
         raise ValueError("image tokens are among the labels: the chat template must mark the assistant's tokens")
     for number, row in enumerate(rows):
         expected = len(row["images"]) * tokens_per_image
-        if found[number] != expected:
+        if image_tokens[number] != expected:
             raise ValueError(
-                f"{row_name(row, number)}: {found[number]} image tokens, but {len(row['images'])} images take "
+                f"{row_name(row, number)}: {image_tokens[number]} image tokens, but {len(row['images'])} images take "
                 f"{expected}: max_length cuts into an image, or the text holds a placeholder of its own"
             )
         if supervised[number] == 0:
@@ -60,7 +61,7 @@ def _digest(values) -> str:
 
 def fingerprint(args, world: int, modalities=None, lengths=None) -> dict:
     """What must be equal for a resumed run to see the same next batch."""
-    found = {
+    record = {
         "world_size": world,
         "gradient_accumulation_steps": args.gradient_accumulation_steps,
         "per_device_train_batch_size": args.per_device_train_batch_size,
@@ -71,10 +72,10 @@ def fingerprint(args, world: int, modalities=None, lengths=None) -> dict:
         "text_weight": args.text_weight,
     }
     if modalities is not None:
-        found |= {"rows": len(modalities), "modalities_sha256": _digest(modalities)}
+        record |= {"rows": len(modalities), "modalities_sha256": _digest(modalities)}
     if lengths is not None:
-        found["lengths_sha256"] = _digest(lengths)
-    return found
+        record["lengths_sha256"] = _digest(lengths)
+    return record
 
 
 def check_fingerprint(saved: dict, current: dict, checkpoint: str) -> None:
@@ -86,10 +87,7 @@ def check_fingerprint(saved: dict, current: dict, checkpoint: str) -> None:
 
 def check_groups(groups: list[dict], parameters: dict) -> None:
     """Every trainable parameter is in exactly one group of the optimizer."""
-    count = {id(p): 0 for p in parameters.values()}
-    for group in groups:
-        for parameter in group["params"]:
-            count[id(parameter)] = count.get(id(parameter), 0) + 1
+    count = Counter(id(parameter) for group in groups for parameter in group["params"])
     wrong = [name for name, p in parameters.items() if count[id(p)] != 1]
     if wrong or len(count) != len({id(p) for p in parameters.values()}):
         raise ValueError(f"not in exactly one group of the optimizer: {', '.join(wrong[:3]) or 'a frozen parameter'}")

@@ -1,4 +1,4 @@
-"""Your captions and your text instructions, as rows the trainer takes.
+"""Your captions and your text instructions, as rows that the trainer takes.
 
     rows = load_rows("captions.jsonl", image_folder="pictures")   # JSON, JSONL, Parquet, a folder, a hub id
     rows = load_rows("instructions.jsonl")
@@ -60,6 +60,7 @@ FEATURES = Features(
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 CAPTION_COLUMNS = ("caption", "text", "txt")
 PROMPT_COLUMNS, ANSWER_COLUMNS = ("instruction", "prompt", "question"), ("output", "response", "completion", "answer")
+SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 PLACEHOLDER = "<image>"
 
 
@@ -71,15 +72,28 @@ def text_part(text: str) -> dict:
     return {"type": "text", "text": text}
 
 
-def split_placeholders(text: str) -> list[dict]:
-    """ "<image>\nWhat ..." -> typed parts; the line break that only sets the image apart is dropped."""
+def text_of(message: dict) -> str:
+    """The words of a message whose content is a string or typed parts."""
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return " ".join(part["text"] for part in content if part["type"] == "text" and part["text"])
+
+
+def typed_parts(content: str | list[dict]) -> list[dict]:
+    """
+    The content of a message as parts {"type", "text"}. In a string, `<image>` stands for an image; the line break that
+    only sets it apart is dropped.
+    """
+    if not isinstance(content, str):
+        return [{"type": part["type"], "text": part.get("text")} for part in content]
     parts = []
-    for number, piece in enumerate(text.split(PLACEHOLDER)):
+    for number, piece in enumerate(content.split(PLACEHOLDER)):
         if number:
             parts.append({"type": "image", "text": None})
             piece = piece.removeprefix("\n")
         if piece.strip():
-            parts.append(text_part(piece.removesuffix("\n") if number == 0 and PLACEHOLDER in text else piece))
+            parts.append(text_part(piece.removesuffix("\n") if number == 0 and PLACEHOLDER in content else piece))
     return parts
 
 
@@ -119,44 +133,27 @@ def convert_row(row: dict, row_id: str, folder=None, seed: int = 0, plain: bool 
         images = [] if one is None else one if isinstance(one, list) else [one]
     images = [_open(image, folder) for image in images]
     if row.get("messages"):
-        messages = [
-            {
-                "role": m["role"],
-                "content": split_placeholders(m["content"])
-                if isinstance(m["content"], str)
-                else [{"type": part["type"], "text": part.get("text")} for part in m["content"]],
-            }
-            for m in row["messages"]
-        ]
+        turns = [(message["role"], message["content"]) for message in row["messages"]]
     elif row.get("conversations"):
-        roles = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-        unknown = [turn["from"] for turn in row["conversations"] if turn["from"] not in roles]
+        unknown = [turn["from"] for turn in row["conversations"] if turn["from"] not in SPEAKERS]
         if unknown:
-            raise BadRow(f"unknown speaker {unknown[0]!r}; known: {', '.join(roles)}")
-        messages = [
-            {"role": roles[turn["from"]], "content": split_placeholders(turn["value"])}
-            for turn in row["conversations"]
-        ]
-    elif images:
-        caption = str(_first(row, CAPTION_COLUMNS) or "").strip()
-        query = [] if plain else [text_part(caption_query(caption, row_id, seed, queries))]
-        user = [{"type": "image", "text": None}] * len(images) + query
-        answer = [text_part(caption)] if caption else []
-        messages = [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
+            raise BadRow(f"unknown speaker {unknown[0]!r}; known: {', '.join(SPEAKERS)}")
+        turns = [(SPEAKERS[turn["from"]], turn["value"]) for turn in row["conversations"]]
     else:
-        prompt, answer = (str(_first(row, names) or "").strip() for names in (PROMPT_COLUMNS, ANSWER_COLUMNS))
-        if not prompt:
-            raise BadRow(f"no known kind of row: its columns are {', '.join(row)}")
-        messages = [
-            {"role": "user", "content": [text_part(prompt)]},
-            {"role": "assistant", "content": [text_part(answer)] if answer else []},
-        ]
+        if images:
+            answer = str(_first(row, CAPTION_COLUMNS) or "").strip()
+            prompt = None if plain else caption_query(answer, row_id, seed, queries)
+        else:
+            prompt, answer = (str(_first(row, names) or "").strip() for names in (PROMPT_COLUMNS, ANSWER_COLUMNS))
+            if not prompt:
+                raise BadRow(f"no known kind of row: its columns are {', '.join(row)}")
+        user = [{"type": "image", "text": None}] * len(images) + ([text_part(prompt)] if prompt else [])
+        turns = [("user", user), ("assistant", [text_part(answer)] if answer else [])]
+    messages = [{"role": role, "content": typed_parts(content)} for role, content in turns]
     if not messages or messages[-1]["role"] != "assistant":
         raise BadRow("the last message is not the assistant's")
-    for message in messages:
-        said = "".join(part["text"] or "" for part in message["content"])
-        if message["role"] == "assistant" and not said.strip():
-            raise BadRow("an answer or caption is empty")
+    if not all(text_of(message).strip() for message in messages if message["role"] == "assistant"):
+        raise BadRow("an answer or caption is empty")
     placeholders = sum(part["type"] == "image" for message in messages for part in message["content"])
     if placeholders != len(images):
         raise BadRow(f"{placeholders} image placeholders but {len(images)} images")
@@ -221,7 +218,7 @@ def load_rows(
     )
 
     def convert(batch: dict, indices: list[int]) -> dict:
-        found = {name: [] for name in (*FEATURES, "problem")}
+        columns = {name: [] for name in (*FEATURES, "problem")}
         for position, index in enumerate(indices):
             row = {name: values[position] for name, values in batch.items()}
             row_id = str(_first(row, ("id", "__key__")) or index)
@@ -234,10 +231,9 @@ def load_rows(
                 if streaming:
                     logger.warning("row %r is left out: %s", row_id, problem)
                     continue
-            for name in FEATURES:
-                found[name].append(good[name])
-            found["problem"].append(problem)
-        return found
+            for name, value in (good | {"problem": problem}).items():
+                columns[name].append(value)
+        return columns
 
     features = Features({**FEATURES, "problem": Value("string")})
     options = {} if streaming else {"num_proc": num_proc, "desc": "rows"}

@@ -21,27 +21,19 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from transformers import ProgressCallback, TrainerCallback
 from trl import SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+from vift_hub.card import training_card
+from vift_hub.join import tokens_per_image
 
 from .auto_band import AUTO, auto_band
-from .callbacks import ModalityProgress, Seen
-from .card import training_card
-from .checks import (
-    check_batch,
-    check_columns,
-    check_fingerprint,
-    check_groups,
-    check_row,
-    fingerprint,
-    row_name,
-    small_modalities,
-)
+from .callbacks import ModalityProgress, Throughput
+from .checks import check_columns, check_fingerprint, check_groups, fingerprint, small_modalities
+from .collator import CheckedCollator
 from .config import INHERITED, STATE_FILE, VIFTTrainingConfig, parse_band
 from .lengths import dataset_lengths, row_lengths
 from .sampler import ModalityBatchSampler
 from .streaming import PureSteps
 
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CHECKED_ROWS = 8  # rows of each modality that are collated before the first step
 
 
@@ -61,38 +53,6 @@ def is_trained(name: str, args: VIFTTrainingConfig, band: Collection[int] | None
         layer = re.search(r"\.layers\.(\d+)\.", name)
         return args.train_language_model and layer is not None and int(layer[1]) in band
     return getattr(args, f"train_{module}")
-
-
-class CheckedCollator(DataCollatorForVisionLanguageModeling):
-    """TRL's collator, which then makes sure that every row still has its images and something to learn."""
-
-    trains_on_text = True
-
-    def torch_call(self, examples):
-        rows = [dict(row) for row in examples]
-        for number, row in enumerate(rows):
-            check_row(row, number)
-            if not row["images"] and not self.trains_on_text:
-                raise ValueError(
-                    f"{row_name(row, number)} is a text row, but the language model is not trained: such a "
-                    "step would train nothing. Leave text rows out of this stage"
-                )
-        batch = super().torch_call(examples)
-        image_id, per_image = self.processor.image_token_id, 0
-        if "pixel_values" in batch:
-            images = sum(len(row["images"]) for row in rows)
-            per_image = self._tokens_per_image(batch["pixel_values"].shape[-2:])
-            if len(batch["pixel_values"]) != images:
-                raise ValueError(f"the rows hold {images} images, the batch {len(batch['pixel_values'])}")
-        check_batch(rows, batch, image_id, per_image)
-        return batch
-
-    def _tokens_per_image(self, size) -> int:
-        processor = self.processor
-        patches = (size[0] // processor.patch_size) * (size[1] // processor.patch_size)
-        return (
-            patches + processor.num_additional_image_tokens - (processor.vision_feature_select_strategy == "default")
-        )
 
 
 class _FrozenLayersStayOut(TrainerCallback):
@@ -133,14 +93,7 @@ class VIFTTrainer(SFTTrainer):
                 f"text_weight={args.text_weight}: a stream's mixture is made where its sources are joined "
                 "(datasets.interleave_datasets, probabilities=...), not here: leave it at 1.0"
             )
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=train_dataset,
-            data_collator=data_collator,
-            peft_config=peft_config,
-            **kwargs,
-        )
+        super().__init__(model, args, data_collator, train_dataset, peft_config=peft_config, **kwargs)
         if data_collator is None:
             known = {name: getattr(self.data_collator, name) for name in self.data_collator.__dataclass_fields__}
             self.data_collator = CheckedCollator(**known)  # evaluation may ask about text in any stage
@@ -160,11 +113,11 @@ class VIFTTrainer(SFTTrainer):
                 self._check_rows([train_dataset[i] for i in first])
             if args.group_by_length:
                 self._lengths = self._measure_dataset(train_dataset)
-        self._seen: dict[str, Seen] = {}  # by modality, since the start
-        self._logged: dict[str, Seen] = {}
+        self._throughput: dict[str, Throughput] = {}  # by modality, since the start
+        self._logged: dict[str, Throughput] = {}
         self._fingerprint = fingerprint(args, self.accelerator.num_processes, modalities, self._lengths)
         if self.pop_callback(ProgressCallback) is not None:
-            self.add_callback(ModalityProgress(self._seen, self._sampler().steps if modalities else None))
+            self.add_callback(ModalityProgress(self._throughput, self._sampler().steps if modalities else None))
 
     @property
     def _group(self) -> int:
@@ -175,8 +128,7 @@ class VIFTTrainer(SFTTrainer):
         for row in rows:
             batch = self._train_collator([dict(row)])
             if row["images"] and not self._tokens_per_image:
-                image_tokens = int((batch["input_ids"] == self.model.config.image_token_id).sum())
-                self._tokens_per_image = image_tokens // len(row["images"])
+                self._tokens_per_image = tokens_per_image(self.processing_class, *batch["pixel_values"].shape[-2:])
 
     def _measure_dataset(self, dataset) -> list[int]:
         """The column `length`, or the lengths found from the text and the number of images."""
@@ -250,7 +202,8 @@ class VIFTTrainer(SFTTrainer):
         step_ends = self.accelerator.sync_gradients
         if step_ends and self.is_deepspeed_enabled:
             forget_gradients(self.deepspeed)
-        self._seen.setdefault(modality, Seen()).add(tokens, places, time.perf_counter() - start, step_ends)
+        throughput = self._throughput.setdefault(modality, Throughput())
+        throughput.add(tokens, places, time.perf_counter() - start, step_ends)
         return loss
 
     def compute_loss(self, model, inputs, *args, **kwargs):
@@ -264,12 +217,12 @@ class VIFTTrainer(SFTTrainer):
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
-            for modality, seen in self._seen.items():
-                new = seen.minus(self._logged.get(modality, Seen()))
+            for modality, total in self._throughput.items():
+                new = total.minus(self._logged.get(modality, Throughput()))
                 if new.places:
                     logs[f"{modality}_tokens_per_second"] = new.tokens / new.seconds
                     logs[f"{modality}_padding"] = 1 - new.tokens / new.places
-            self._logged = {modality: replace(seen) for modality, seen in self._seen.items()}
+            self._logged = {modality: replace(total) for modality, total in self._throughput.items()}
         super().log(logs, start_time)
 
     # Optimizer --------------------------------------------------------------------------------------------
@@ -320,12 +273,16 @@ class VIFTTrainer(SFTTrainer):
         (folder / STATE_FILE).write_text(text, encoding="utf-8")
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
-        """See `card`; the arguments are TRL's, and `tags` are added to the usual ones."""
+        """See `vift_hub.card`; the arguments are TRL's, and `tags` are added to the usual ones."""
         if self.is_world_process_zero():
-            tags = [tags] if isinstance(tags, str) else list(tags or [])
-            repo = self.hub_model_id or model_name or Path(self.args.output_dir).name
-            card = training_card(self.args, self.state, repo, sorted({"vift", "custom_code", *self._tag_names, *tags}))
-            card.save(Path(self.args.output_dir) / "README.md")
+            args, tags = self.args, [tags] if isinstance(tags, str) else tags or []
+            parts = ("vision_tower", "connector", "language_model")
+            trained = [part.replace("_", " ") for part in parts if getattr(args, f"train_{part}")]
+            if args.train_language_model and args.train_layers:
+                trained[-1] += f" (layers {args.train_layers})"
+            what = f"stage {args.stage}, for {self.state.global_step} steps: {', '.join(trained)} trained"
+            repo = self.hub_model_id or model_name or Path(args.output_dir).name
+            training_card(repo, what, [*self._tag_names, *tags]).save(Path(args.output_dir) / "README.md")
 
     def _save(self, output_dir=None, state_dict=None):
         """FSDP2 has made the model's class one of torch's own; the code saved beside the weights is of the model's."""
@@ -360,8 +317,8 @@ class VIFTTrainer(SFTTrainer):
 
 def newest_checkpoint(output_dir: str) -> str:
     """The newest checkpoint that was written to its end (the trainer's state is written last)."""
-    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.split("-")[1].isdigit()]
-    for path in sorted(found, key=lambda path: -int(path.name.split("-")[1])):
+    paths = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.split("-")[1].isdigit()]
+    for path in sorted(paths, key=lambda path: -int(path.name.split("-")[1])):
         if (path / "trainer_state.json").is_file():
             return str(path)
         warnings.warn(f"{path} is incomplete, as if the run stopped while it was written: skipped", stacklevel=2)
@@ -381,15 +338,8 @@ def forget_gradients(engine) -> None:
 def adapt_peft_config(peft_config, args: VIFTTrainingConfig, band: Collection[int] | None):
     """LoRA on the language model only (in the band only), the connector trained whole where the stage says so."""
     peft_config = copy.copy(peft_config)  # the caller's stays as it is
-    targets = peft_config.target_modules or [
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    ]
+    projections = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
+    targets = peft_config.target_modules or projections
     if not isinstance(targets, str):
         layers = r"\d+" if band is None else f"(?:{'|'.join(map(str, band))})"
         peft_config.target_modules = rf".*language_model\.layers\.{layers}\..*\.(?:{'|'.join(sorted(targets))})"
