@@ -1,6 +1,5 @@
 """What the Space draws: the strip of answers over beta, the heat map, and their style. HTML, everything escaped."""
 
-import re
 from html import escape
 
 from vift_microworld import is_caption
@@ -12,9 +11,6 @@ KINDS = {
     "blind": "the answer given without the picture",
     "garbage": "garbage",
 }
-CAPTION = re.compile(
-    r"^(this is |here is |there is )?(the|a|an|this)? ?(image|picture|photo|photograph|scene)\b", re.I
-)
 
 CSS = """
 .vift-strip {display: flex; height: 2.2rem; border-radius: 6px; overflow: hidden; margin: .4rem 0}
@@ -46,7 +42,7 @@ def kind_of(text: str, blind: str) -> str:
     words = text.lower().split()
     if not words or (len(words) >= 8 and len(set(words)) <= len(words) / 3):
         return "garbage"
-    if is_caption(text) or CAPTION.match(text):
+    if is_caption(text):
         return "caption"
     return "blind" if text == blind else "answer"
 

@@ -8,7 +8,7 @@ _ARTICLES = re.compile(r"\b(?:a|an|the|at)\b")
 # how a caption begins once articles are gone: "this is photo of", "image shows", "picture has"
 _OPENING = re.compile(
     r"^(?:(?:this|here|there) is )?(?:this )?(?:image|picture|photo|photograph|scene|figure|diagram) (?:.{0,20} )?"
-    r"(?:shows?|showing|depicts?|features?|displays?|contains?|captures?|presents?|illustrates?|is of|of|has)\b"
+    r"(?:shows?|showing|depicts?|features?|displays?|contains?|captures?|presents?|illustrates?|is of|of|with|has)\b"
 )
 _COLORED_DIGIT = re.compile(rf"\b(?:{'|'.join(COLORS)}) \d+\b")
 _SPECIAL = re.compile(r"<\|?[a-z_]+\|?>")
