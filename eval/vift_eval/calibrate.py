@@ -19,7 +19,6 @@ the coefficients can be set automatically. Shapes: B prompts, S prompt tokens, A
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -28,9 +27,10 @@ import torch
 from modeling_vift import resolve_fusion
 
 from .answers.generate import prompts_of
-from .cli import OneLineParser, UserError, first_line
+from .cli import OneLineParser, UserError, run
 from .engine import Engine, Request
-from .images import ImageError, open_image
+from .files import json_rows
+from .images import open_image
 from .models import BUNDLED, load_model
 
 DOSES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # beta x number of fused layers; the paper's are 1.4 and 2.1
@@ -167,11 +167,7 @@ def _log_likelihood(model, batch, fusion) -> torch.Tensor:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="vift-calibrate",
-        description=__doc__.split("\nThe model writes")[0],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OneLineParser("vift-calibrate", __doc__.split("\nThe model writes")[0])
     parser.add_argument("--model", default=str(BUNDLED), help="folder or Hub id of a VIFT model")
     parser.add_argument("--prompts", type=Path, help='JSON lines {"image", "question"}')
     parser.add_argument("--n", type=int, default=64, help="use so many prompts (default 64)")
@@ -182,19 +178,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def read_prompts(file: Path, count: int) -> tuple[list, list[str]]:
     """(images, questions) of the first `count` lines."""
-    try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()][:count]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--prompts={file} can't be read ({first_line(error)})") from error
     images, questions = [], []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            path, question = Path(row["image"]), str(row["question"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f'--prompts={file}, line {number}: not {{"image": ..., "question": ...}}') from error
-        images.append(open_image(file.parent / path)[0])
-        questions.append(question)
+    for number, row in json_rows(file, count, f"--prompts={file}"):
+        if not isinstance(row, dict) or not {"image", "question"} <= set(row):
+            raise UserError(f'--prompts={file}, line {number}: not {{"image": ..., "question": ...}}')
+        images.append(open_image(file.parent / str(row["image"]))[0])
+        questions.append(str(row["question"]))
     return images, questions
 
 
@@ -217,10 +206,7 @@ def calibrate_model(args: argparse.Namespace) -> None:
     if args.caption_query:
         options["caption_query"] = args.caption_query
     model, processor = load_model(args.model)
-    try:
-        result = calibrate(model, processor, images, questions, **options)
-    except ValueError as error:
-        raise UserError(first_line(error)) from error
+    result = calibrate(model, processor, images, questions, **options)
     print(f"{len(questions)} prompts, log-likelihood a token of the answers read from the model's own captions:")
     for row in sorted(result["table"], key=lambda row: -row["score"])[:5]:
         print(f"  layers {row['fusion_layers']}, dose {row['dose']}, alpha {row['alpha']}: {row['score']:.3f}")
@@ -240,12 +226,7 @@ def calibrate_model(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        calibrate_model(build_parser().parse_args(argv))
-    except (UserError, ImageError) as error:
-        print(f"vift-calibrate: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run("vift-calibrate", calibrate_model, build_parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 A *prompt* here is (text, pictures): the rendered chat with one image placeholder a picture. `Engine.generate` answers
 a batch of them under one `Request` of generation settings, `Engine.score` gives the negative log-likelihood of a
 continuation, fused like `generate()`: the prompt is fused, the continuation is read after it. Nothing depends on how
-prompts are batched: rows are left-padded to answer, right-padded to score. `reuse` has what sweeps add.
+prompts are batched: rows are left-padded to answer, right-padded to score.
 
 Shapes: B prompts, S tokens of the longest.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from modeling_vift import OVERRIDES, FusionSettings, TextStreamCache, resolve_fusion
+from vift_layers.capture import encode
 
 from .images import open_image, to_rgb
 
@@ -102,7 +103,7 @@ class Engine:
         self.tokenizer = processor.tokenizer
         eos = model.generation_config.eos_token_id
         self.ends = set(eos if isinstance(eos, list) else [self.tokenizer.eos_token_id if eos is None else eos])
-        self.extra = {"text_stream": TextStreamCache()}  # benchmarks ask one question about many pictures
+        self.streams = TextStreamCache()  # benchmarks ask one question about many pictures
         self.positions = model.config.get_text_config().max_position_embeddings
 
     def settings(self, request: Request) -> FusionSettings | None:
@@ -144,37 +145,33 @@ class Engine:
     def inputs(self, prompts: list[tuple[str, list]], side: str = "left"):
         """Tensors of the prompts, padded on `side`, on the model's device."""
         pictures = [image for _, images in prompts for image in images]
-        inputs = self.processor(
-            text=[text for text, _ in prompts],
-            images=pictures or None,
-            padding=True,
-            padding_side=side,
-            return_tensors="pt",
-        )
-        inputs = inputs.to(self.model.device)
-        if "pixel_values" in inputs:
-            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        inputs = encode(self.model, self.processor, [text for text, _ in prompts], pictures, side)
         longest = int(inputs["attention_mask"].sum(dim=1).max())
         if longest >= self.positions:
             raise ValueError(f"a prompt has {longest} tokens; with an answer the model reads at most {self.positions}")
         return inputs
 
     @torch.inference_mode()
+    def with_features(self, inputs) -> dict:
+        """`inputs` with the pictures' features in the place of their pixels: computed once for many `generate()`."""
+        inputs = dict(inputs)
+        if (pixels := inputs.pop("pixel_values", None)) is not None:
+            features = self.model.model.get_image_features(pixel_values=pixels, return_dict=True)
+            inputs["mm_encoder_outputs"] = {"image": features}
+        return inputs
+
+    @torch.inference_mode()
     def generate(self, inputs, request: Request, **extra) -> list[Answer]:
         """One answer a row of `inputs`, greedy unless the request samples; `extra` keywords go to `generate()`."""
-        limits = self.limits(inputs, request)
-        kwargs = self.extra | dict(inputs) | request.generation | request.fusion | extra
+        used = inputs["attention_mask"].sum(dim=1).tolist()
+        # prompt and answer fit the positions, whatever the row is batched with
+        limits = [min(request.max_new_tokens, self.positions - tokens) for tokens in used]
+        kwargs = {"text_stream": self.streams} | dict(inputs) | request.generation | request.fusion | extra
         output = self.model.generate(**kwargs, max_new_tokens=max(limits))
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
-        used = inputs["attention_mask"].sum(dim=1).tolist()
-        return [self.answer(row, *numbers, request) for row, *numbers in zip(new, used, limits)]
+        return [self._answer(row, *numbers, request) for row, *numbers in zip(new, used, limits)]
 
-    def limits(self, inputs, request: Request) -> list[int]:
-        """Most tokens of each row's answer: prompt and answer fit the positions, whatever the row is batched with."""
-        used = inputs["attention_mask"].sum(dim=1).tolist()
-        return [min(request.max_new_tokens, self.positions - tokens) for tokens in used]
-
-    def answer(self, tokens: list[int], input_tokens: int, limit: int, request: Request) -> Answer:
+    def _answer(self, tokens: list[int], input_tokens: int, limit: int, request: Request) -> Answer:
         """The answer in a row of new tokens, which may go on after its end."""
         end = next((i for i, token in enumerate(tokens[:limit]) if token in self.ends), None)
         tokens = tokens[: limit if end is None else end]
@@ -205,21 +202,15 @@ class Engine:
             ids[row, :start] = inputs["input_ids"][row, :start]
             ids[row, start : start + len(end)] = labels[row, start : start + len(end)] = ids.new_tensor(end)
             mask[row, : start + len(end)] = 1
-        extra = {"pixel_values": inputs["pixel_values"]} if "pixel_values" in inputs else {}
         settings = self.settings(request)
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            labels=labels,
-            fusion=False if settings is None else describe(settings),
-            **extra,
-        ).logits
-        log_probs = logits[:, :-1].float().log_softmax(dim=-1)
+        fusion = False if settings is None else describe(settings)
+        batch = dict(inputs) | {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        log_probs = self.model(**batch, fusion=fusion).logits[:, :-1].float().log_softmax(dim=-1)
         scores = []
         for row, (start, end) in enumerate(zip(starts, ends)):
-            read, said = log_probs[row, start - 1 : start - 1 + len(end)], ids.new_tensor(end)
-            nats = -float(read.gather(1, said[:, None]).sum())
-            scores.append((nats, bool((read.argmax(dim=-1) == said).all())))
+            read, tokens = log_probs[row, start - 1 : start - 1 + len(end)], ids.new_tensor(end)
+            nats = -float(read.gather(1, tokens[:, None]).sum())
+            scores.append((nats, bool((read.argmax(dim=-1) == tokens).all())))
         return scores
 
 
@@ -234,6 +225,23 @@ def describe(settings: FusionSettings) -> dict:
         "fusion_norm": settings.norm,
         "fusion_answer": settings.answer,
     }
+
+
+def in_words(fusion: dict | None) -> str:
+    """`describe` in a line; None is no fusion."""
+    if fusion is None:
+        return "no fusion"
+    layers = fusion["fusion_layers"]
+    whole = layers == list(range(layers[0], layers[-1] + 1))
+    words = [
+        f"fusion alpha {fusion['alpha']:g}, beta {fusion['beta']:g}",
+        f"layers {layers[0]}:{layers[-1] + 1}" if whole else f"layers {','.join(map(str, layers))}",
+        fusion["fusion_rule"],
+    ]
+    words += [] if fusion["fusion_span"] == "all" else [f"span {fusion['fusion_span']}"]
+    words += ["norm kept"] if fusion["fusion_norm"] else []
+    words += ["the answer too"] if fusion["fusion_answer"] else []
+    return ", ".join(words)
 
 
 def picture(image):

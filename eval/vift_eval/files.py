@@ -6,6 +6,8 @@ import platform
 import subprocess
 from pathlib import Path
 
+from .cli import UserError, first_line
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,6 +37,26 @@ def read_json(path: Path):
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def json_rows(path: Path, count: int, argument: str) -> list[tuple[int, object]]:
+    """
+    (line number, value) of the first `count` lines of JSON; a line that is none has the value None.
+
+    Raises:
+        UserError: unreadable; `argument` is what the user calls the file.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()][:count]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{argument} can't be read ({first_line(error)})") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append((number, json.loads(line)))
+        except ValueError:
+            rows.append((number, None))
+    return rows
+
+
 def markdown_table(header: list, rows: list[list]) -> str:
     """A Markdown table; cells are put as `str` gives them."""
     lines = [header, ["---"] * len(header), *rows]
@@ -46,7 +68,9 @@ def weights_sha256(folder: Path) -> str | None:
     files = sorted(Path(folder).glob("*.safetensors"))
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.read_bytes())
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 24):
+                digest.update(block)
     return digest.hexdigest() if files else None
 
 
@@ -95,5 +119,6 @@ def made_line(made: dict) -> str:
 
 
 def save_figure(figure, path: Path, made: dict, **options) -> None:
-    """A matplotlib figure as PNG, with `made_line` in the file's text field `Source`."""
-    figure.savefig(path, metadata={"Source": made_line(made)}, **options)
+    """A matplotlib figure with `made_line` in the file's text field `Source` (of a PDF: `Subject`)."""
+    field = "Subject" if Path(path).suffix.lower() == ".pdf" else "Source"
+    figure.savefig(path, metadata={field: made_line(made)}, **options)

@@ -133,21 +133,27 @@ def caption_tokens(tokenizer, prompt: str, caption: str, width: int) -> torch.Te
     return torch.tensor([False] * (width - len(inside)) + inside)
 
 
+def encode(model, processor, prompts: list[str], images: list | None = None, side: str = "left"):
+    """Tensors of rendered prompts and their pictures, padded on `side`, on the model's device, pixels in its type."""
+    options = {"images": images} if images else {}
+    inputs = processor(text=prompts, padding=True, padding_side=side, return_tensors="pt", **options)
+    inputs = inputs.to(model.device)
+    if "pixel_values" in inputs:
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    return inputs
+
+
 def model_inputs(model, processor, pairs: list[dict], form: str):
     """(inputs of the model, (B, S) which tokens are of the form's modality)."""
     image = form == "image"
     captions = [None if image else pair["control" if form == "control" else "caption"] for pair in pairs]
     prompts = [render(processor, pair["query"], caption) for pair, caption in zip(pairs, captions)]
-    options = {"images": [[pair["image"]] for pair in pairs]} if image else {}
-    inputs = processor(text=prompts, padding=True, padding_side="left", return_tensors="pt", **options)
-    inputs = inputs.to(model.device)
+    inputs = encode(model, processor, prompts, [[pair["image"]] for pair in pairs] if image else None)
     if image:
-        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
         kept = token_modality(model.config, inputs["input_ids"], inputs["attention_mask"]) == IMAGE
         if not kept.any(dim=1).all():
-            raise ValueError(
-                f"row {int(kept.any(dim=1).int().argmin())} of the batch has no image token in its prompt"
-            )
+            row = int(kept.any(dim=1).int().argmin())
+            raise ValueError(f"row {row} of the batch has no image token in its prompt")
     else:
         width = inputs["input_ids"].shape[1]
         kept = torch.stack([caption_tokens(processor.tokenizer, p, c, width) for p, c in zip(prompts, captions)])

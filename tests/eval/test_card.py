@@ -11,7 +11,15 @@ from vift_eval.lmms.results import main
 
 
 def results(weights, task="pope", dataset="lmms-lab-encoder/POPE", value=0.875):
-    fusion = {"alpha": 1.0, "beta": 0.1, "fusion_layers": [2, 3], "fusion_rule": "cascade"}
+    fusion = {
+        "alpha": 1.0,
+        "beta": 0.1,
+        "fusion_layers": [2, 3],
+        "fusion_rule": "cascade",
+        "fusion_span": "all",
+        "fusion_norm": False,
+        "fusion_answer": False,
+    }
     return {
         "results": {
             task: {"alias": task, "f1,none": 0.5, "accuracy,none": value, "accuracy_stderr,none": 0.01},
@@ -39,9 +47,9 @@ def folder(tmp_path):
 
 @pytest.fixture
 def weights(folder):
-    from vift_eval.lmms.model import fingerprint
+    from vift_eval.files import weights_sha256
 
-    return fingerprint(str(folder / "model"))
+    return weights_sha256(str(folder / "model"))
 
 
 def run(folder, *results):

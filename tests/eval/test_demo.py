@@ -54,16 +54,17 @@ def test_table_json_and_picture(run, tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results) == ["n", "unfused", "fused", "blind", "oracle_text", "by_family"]
     assert results["n"] == 30
-    for mode in ("unfused", "fused", "blind", "oracle_text"):
-        assert set(results[mode]) == SCORES
-        low, high = results[mode]["ci95"]
-        assert 0 <= low <= results[mode]["accuracy"] <= high <= 1
+    for condition in ("unfused", "fused", "blind", "oracle_text"):
+        assert set(results[condition]) == SCORES
+        low, high = results[condition]["ci95"]
+        assert 0 <= low <= results[condition]["accuracy"] <= high <= 1
     families = results["by_family"]
     assert sum(family["n"] for family in families.values()) == 30 and len(families) >= 10
     for family in families:
         assert family.replace("_", " ") in out
     picture = Image.open(tmp_path / "demo.png")
     assert min(picture.size) > 500
+    assert picture.text["Source"].startswith("vift-demo --model ") and "weights tiny " in picture.text["Source"]
     assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
 
 
@@ -89,7 +90,7 @@ def test_same_seed_same_results_and_another_seed_other_questions(run, tmp_path):
     assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
 
 
-def test_no_fusion_asks_three_ways(run, tmp_path):
+def test_no_fusion_asks_under_three_conditions(run, tmp_path):
     status, out, _ = run("--n", 15, "--no-fusion", "--json", "r.json", "--output", "plain.png")
     assert status == 0 and "with fusion" not in out and "without fusion" in out
     assert json.loads((tmp_path / "r.json").read_text())["fused"] is None

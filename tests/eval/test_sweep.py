@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from tests.eval.benchmarks import OURS, ROOT
 
@@ -18,55 +19,27 @@ def bundled():
     return Engine(*load_model(str(MODEL)))
 
 
-def prompts(engine, count, seed=0):
+def test_shared_features_change_no_answer(bundled):
+    """Prompts with one, two and no pictures, under settings one after another."""
+    from vift_eval.engine import Request
     from vift_microworld import visual_questions
 
     chats = []
-    for row in visual_questions(count, seed=seed, split="validation"):
+    for row in visual_questions(6, split="validation"):
         content = [{"type": "image", "image": row["images"][0]}, {"type": "text", "text": row["question"]}]
         chats.append([{"role": "user", "content": content}])
     chats[1][0]["content"].pop(0)  # one without its picture
     chats[2][0]["content"].insert(0, dict(chats[0][0]["content"][0]))  # and one with two
-    return [engine.render(chat) for chat in chats]
-
-
-def test_reuse_changes_no_answer(bundled):
-    """Shared features, text streams and drafts, right or wrong ones, give the answers of `generate()`."""
-    from vift_eval.engine import Answer, Request
-    from vift_eval.sweep.reuse import Shared, answer
-
-    batch = prompts(bundled, 12)
-    inputs = bundled.inputs(batch)
-    shared = Shared.of(bundled, inputs, range(8))
-    known = [[Answer("yes", 0, 1, False), Answer("red 7 red 7", 0, 2, True)] for _ in batch]
-    drafted = False
-    for fusion in ({"fusion": False}, {"beta": 0.3, "fusion_layers": "2:6"}, {"beta": 0.3, "fusion_layers": "2:6"},
-                   {"beta": 0.5, "fusion_layers": "0:4", "fusion_span": "after_image"},
-                   {"beta": 0.5, "fusion_layers": "0:4", "fusion_answer": False},
+    batch = [bundled.render(chat) for chat in chats]
+    shared = bundled.with_features(bundled.inputs(batch))
+    assert "pixel_values" not in shared
+    for fusion in ({"fusion": False}, {"beta": 0.3, "fusion_layers": "2:6"},
+                   {"beta": 0.5, "fusion_layers": "0:4", "fusion_span": "after_image", "fusion_answer": False},
                    {"beta": 0.2, "alpha": 0.9, "fusion_layers": "4:8", "fusion_rule": "additive",
                     "fusion_answer": False}):  # fmt: skip
         request = Request(8, {"do_sample": False}, fusion)
-        expected = bundled.generate(bundled.inputs(batch), request)
-        found = answer(bundled, shared, request, known)
-        assert found == expected
-        drafted = drafted or any(one.text == old.text for one, old in zip(found, (row[0] for row in known)))
-        known = [[one, *row] for one, row in zip(found, known)]
-    assert drafted
-
-
-@pytest.mark.parametrize("throughout", [False, True])
-def test_known_answers_save_decoding(bundled, monkeypatch, throughout):
-    """When every answer is known, nothing is generated token by token."""
-    from vift_eval.engine import Request
-    from vift_eval.sweep.reuse import Shared, answer
-
-    batch = prompts(bundled, 6)
-    shared = Shared.of(bundled, bundled.inputs(batch), range(4))
-    fusion = {"beta": 0.5, "fusion_layers": "0:4", "fusion_answer": throughout}
-    request = Request(8, {"do_sample": False}, fusion)
-    said = answer(bundled, shared, request, [[] for _ in batch])
-    monkeypatch.setattr(bundled.model, "generate", None)
-    assert answer(bundled, shared, request, [[one] for one in said]) == said
+        assert bundled.generate(shared, request) == bundled.generate(bundled.inputs(batch), request)
+    assert bundled.with_features(text := bundled.inputs(batch[1:2])) == dict(text)
 
 
 def run(output, *more):
@@ -85,8 +58,9 @@ def test_a_sweep_is_the_separate_runs_and_resumes_after_a_kill(tmp_path, capsys,
 
     from vift_eval.answers.conditions import evaluate
     from vift_eval.answers.outcomes import correct
+    from vift_eval.engine import Engine
+    from vift_eval.files import made_line
     from vift_eval.models import load_model
-    from vift_eval.sweep import reuse
     from vift_microworld import visual_questions
 
     assert run(tmp_path / "whole", *GRID) == 0, capsys.readouterr().err
@@ -100,19 +74,20 @@ def test_a_sweep_is_the_separate_runs_and_resumes_after_a_kill(tmp_path, capsys,
         setting = {"alpha": 1.0, "beta": row["beta"], "fusion_layers": row["layers"]}
         alone = evaluate(model, processor, questions, "fused", **setting)
         assert row["value"] == pytest.approx(correct(alone, questions).mean()), row
-    report = (tmp_path / "whole" / "report.md").read_text()
-    assert "| 4:8 |" in report and "vift-sweep --models" in report
-    assert "all with alpha 1.0, rule cascade, span all." in report
+    report = tmp_path / "whole" / "report.md"
+    for words in ("| 4:8 |", "vift-sweep --models", "all with alpha 1.0, rule cascade, span all."):
+        assert words in report.read_text()
     for name in ("curve-1.png", "heat-1.png"):
         assert (tmp_path / "whole" / name).stat().st_size > 5000
+        assert Image.open(tmp_path / "whole" / name).text["Source"] == made_line(results["made"]) in report.read_text()
 
     # killed in the middle of writing a line, then run again: the rest is asked, and nothing twice
     lines = (tmp_path / "whole" / "answers.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "killed").mkdir()
     (tmp_path / "killed" / "sweep.json").write_text((tmp_path / "whole" / "sweep.json").read_text())
     (tmp_path / "killed" / "answers.jsonl").write_text("".join(lines[:7]) + lines[7][:40])
-    asked, plain = [], reuse.answer
-    monkeypatch.setattr(reuse, "answer", lambda *arguments: asked.append(1) or plain(*arguments))
+    asked, plain = [], Engine.generate
+    monkeypatch.setattr(Engine, "generate", lambda *arguments: asked.append(1) or plain(*arguments))
     assert run(tmp_path / "killed", *GRID) == 0
     assert len(asked) == len(lines) - 7
     again = (tmp_path / "killed" / "answers.jsonl").read_text().splitlines(keepends=True)

@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 
+from vift_eval.files import made_line
 from vift_eval.layers import command as analyze
 from vift_eval.layers import page as layer_page
 from vift_eval.layers.pairs import load_pairs, micro_pairs
@@ -40,6 +41,9 @@ def test_the_page_has_a_figure_and_numbers_for_every_metric(done):
             assert set(measures["probes"]) == {"largest digit", "middle cell", "number of digits"}
     assert f"layers {results['band']['band']}" in text
     assert not list(folder.glob("*.part")) and str(folder) not in text
+    line = made_line(results["made"])
+    assert line in text and line.startswith("vift-analyze tiny --n 60") and "weights tiny " in line
+    assert {Image.open(folder / f"{name}.png").text["Source"] for name in FIGURES} == {line}
 
 
 def test_interventions_name_every_window_and_a_model_is_no_foreign_donor(done):
@@ -97,7 +101,7 @@ def test_pairs_of_ones_own(tmp_path, tiny_checkpoint, monkeypatch):
         (["--data", "nowhere.jsonl"], "--data=nowhere.jsonl can't be read"),
         (["--n", "50", "--k", "60"], "--k=60 must be in 1 ... 49"),
         (["--donor", "x"], "--donor needs --interventions"),
-        (["--dtype", "float3"], "--dtype=float3 is unknown"),
+        (["--dtype", "float3"], "dtype='float3' must be one of auto, float32"),
     ],
 )
 def test_a_users_mistake_is_one_line(arguments, message, tiny_checkpoint, tmp_path, capsys):
@@ -113,4 +117,4 @@ def test_bad_rows_and_models_are_one_line(tmp_path, tiny_checkpoint, capsys):
     assert analyze.main([str(tiny_checkpoint), "--data", str(file), "--output", str(tmp_path / "out")]) == 2
     assert 'line 2: not {"image": path, "caption": words}' in capsys.readouterr().err
     assert analyze.main([str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 2
-    assert "does not load as a vision-language model" in capsys.readouterr().err
+    assert "neither a folder nor found on the Hub" in capsys.readouterr().err

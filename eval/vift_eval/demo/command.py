@@ -6,29 +6,25 @@
     vift-demo --model my-org/my-vift-model           # any VIFT checkpoint, a folder or a Hub id
 
 The questions are the micro-world's test split: handwriting and scenes that training never saw, and
-no question about a picture was ever trained on. Each is asked four ways: *unfused*, *fused*
-(h' = alpha h(v,q) + beta h(q), arXiv 2502.11427), *blind* (without the image) and *oracle_text* (without
-the image, the scene described in words: what the language model could do with perfect sight).
+no question about a picture was ever trained on. Each is asked under four conditions: *unfused*, *fused*
+(h' = alpha h(v,q) + beta h(q), arXiv 2502.11427; the bundled model replaces h(v,q) in one layer: alpha 0,
+beta 1), *blind* (without the image) and *oracle_text* (without the image, the scene described in words: what
+the language model could do with perfect sight).
 """
 
 import argparse
 import contextlib
-import json
-import os
 import sys
 import time
 from pathlib import Path
 
-from ..cli import OneLineParser, UserError, first_line
-from ..images import ImageError, open_image
+from ..cli import OneLineParser, UserError, run
+from ..files import made_by, write_json
+from ..images import open_image
 from ..models import BUNDLED, load_model, model_name, unknown_words
 
-CONDITIONS = {
-    "unfused": "without fusion",
-    "fused": "with fusion",
-    "blind": "blind",
-    "oracle_text": "scene in words",
-}
+# condition -> what the table and the picture call it
+LABELS = {"unfused": "without fusion", "fused": "with fusion", "blind": "blind", "oracle_text": "scene in words"}
 N_QUESTIONS = 300  # 20 a family
 CHUNK = 60  # questions between two steps of the progress bar
 CARDS = 8  # examples in the picture
@@ -36,11 +32,7 @@ MAX_NEW_TOKENS = 48  # a caption of the largest scene fits
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="vift-demo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OneLineParser("vift-demo", __doc__)
     parser.add_argument("--model", default=str(BUNDLED), help="folder or Hub id of a VIFT model")
     parser.add_argument("--image", type=Path, help="ask about this picture instead")
     parser.add_argument("--question", help="the question about --image")
@@ -91,16 +83,18 @@ def fusion_arguments(args: argparse.Namespace) -> dict:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def ask(model, processor, rows: list[dict], mode: str, fusion: dict, **kwargs) -> list[str]:
+def ask(model, processor, rows: list[dict], condition: str, fusion: dict, **kwargs) -> list[str]:
     from ..answers.conditions import evaluate
 
-    try:
-        return evaluate(model, processor, rows, mode, **kwargs, **(fusion if mode == "fused" else {}))
-    except ValueError as error:  # names the argument, the value and the range
-        raise UserError(first_line(error)) from error
+    return evaluate(model, processor, rows, condition, **kwargs, **(fusion if condition == "fused" else {}))
 
 
-def ask_held_out(model, processor, args: argparse.Namespace) -> None:
+def conditions_of(args: argparse.Namespace, *names: str) -> list[str]:
+    """Fused first: a bad fusion argument is refused before anything else is asked."""
+    return [*([] if args.no_fusion else ["fused"]), *names]
+
+
+def ask_held_out(model, processor, args: argparse.Namespace, made: dict) -> None:
     from tqdm import tqdm
 
     from vift_microworld import visual_questions
@@ -108,15 +102,14 @@ def ask_held_out(model, processor, args: argparse.Namespace) -> None:
     start = time.monotonic()
     questions = visual_questions(args.n or N_QUESTIONS, seed=args.seed or 0, split="test")
     rows, fusion = list(questions), fusion_arguments(args)
-    # fused first: a bad fusion argument is refused before anything else is asked
-    modes = [m for m in ("fused", "unfused", "blind", "oracle_text") if m != "fused" or not args.no_fusion]
-    replies: dict[str, list[str]] = {mode: [] for mode in modes}
-    with tqdm(total=len(modes) * len(rows), unit="question", disable=None, leave=False) as bar:
-        for mode in modes:
-            bar.set_description(CONDITIONS[mode])
+    conditions = conditions_of(args, "unfused", "blind", "oracle_text")
+    replies: dict[str, list[str]] = {condition: [] for condition in conditions}
+    with tqdm(total=len(conditions) * len(rows), unit="question", disable=None, leave=False) as bar:
+        for condition in conditions:
+            bar.set_description(LABELS[condition])
             for first in range(0, len(rows), CHUNK):
                 chunk = rows[first : first + CHUNK]
-                replies[mode] += ask(model, processor, chunk, mode, fusion)
+                replies[condition] += ask(model, processor, chunk, condition, fusion)
                 bar.update(len(chunk))
     results = score(replies, questions)
     seconds = time.monotonic() - start
@@ -127,36 +120,33 @@ def ask_held_out(model, processor, args: argparse.Namespace) -> None:
         print(f"with fusion: {describe_fusion(model.config, fusion)}")
     print("blind: without the image; scene in words: described instead of shown")
     if args.json is not None:
-        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, results)
         print(f"wrote {args.json}")
 
-    modes = [mode for mode in ("unfused", "fused") if mode in replies]
-    families = list(dict.fromkeys(questions["family"]))
     first_of = {row["family"]: row for row in reversed(rows)}
-    shown = [first_of[family] for family in families[::2]][:CARDS]
+    shown = [first_of[family] for family in list(dict.fromkeys(questions["family"]))[::2]][:CARDS]
     full = {  # whole captions: the score needs only their beginning
-        mode: ask(model, processor, shown, mode, fusion, max_new_tokens=MAX_NEW_TOKENS) for mode in modes
+        condition: ask(model, processor, shown, condition, fusion, max_new_tokens=MAX_NEW_TOKENS)
+        for condition in ("unfused", "fused")
+        if condition in replies
     }
     path = args.output or Path("demo.png")
-    draw_held_out(path, model_name(args.model), shown, full, results)
+    draw_held_out(path, model_name(args.model), shown, full, results, made)
     print(f"wrote {path}")
 
 
-def draw_held_out(path: Path, name: str, rows, replies: dict[str, list[str]], results: dict) -> None:
+def draw_held_out(path: Path, name: str, rows, replies: dict[str, list[str]], results: dict, made: dict) -> None:
     from vift_microworld import exact_match
 
     from .picture import Bar, Example, draw_picture
 
     examples = []
     for k, row in enumerate(rows):
-        said = {CONDITIONS[mode]: texts[k] for mode, texts in replies.items()}
-        marked = {label: (reply, exact_match(reply, row["answer"])) for label, reply in said.items()}
+        texts = {LABELS[condition]: answers[k] for condition, answers in replies.items()}
+        marked = {label: (text, exact_match(text, row["answer"])) for label, text in texts.items()}
         examples.append(Example(row["images"][0], row["question"], row["answer"], marked))
-    bars = [
-        Bar(label, r["accuracy"], *r["ci95"], r["caption_rate"])
-        for mode, label in CONDITIONS.items()
-        if (r := results[mode]) is not None
-    ]
+    scores = {LABELS[condition]: results[condition] for condition in LABELS if results[condition] is not None}
+    bars = [Bar(label, s["accuracy"], *s["ci95"], s["caption_rate"]) for label, s in scores.items()]
     draw_picture(
         path,
         examples,
@@ -166,6 +156,7 @@ def draw_held_out(path: Path, name: str, rows, replies: dict[str, list[str]], re
         "The cards were not chosen by their answers.",
         "Cards: the first question of every second family. "
         "Scenes of handwritten digits from scikit-learn's load_digits.",
+        made,
     )
 
 
@@ -176,28 +167,26 @@ def score(replies: dict[str, list[str]], questions) -> dict:
     """
     import numpy as np
 
-    from ..answers.bootstrap import interval
-    from ..answers.outcomes import correct, summarize
+    from ..answers.outcomes import summarize
 
     families = np.array(questions["family"])
-    names = sorted(set(families.tolist()))
-    results: dict = {"n": len(families)} | dict.fromkeys(CONDITIONS)
-    by_family: dict = {f: {"n": int((families == f).sum())} | dict.fromkeys(CONDITIONS) for f in names}
-    for mode, texts in replies.items():
-        summary = summarize(texts, questions)
-        results[mode] = {name: summary[name] for name in ("accuracy", "ci95", "caption_rate")}
-        hits = correct(texts, questions)
-        for family in names:
-            mine = hits[families == family]
-            by_family[family][mode] = {
-                "accuracy": round(float(mine.mean()), 4),
-                "ci95": interval(mine),
-            }
-    return results | {"by_family": by_family}
+    results: dict = {"n": len(families)} | dict.fromkeys(LABELS)
+    for condition, texts in replies.items():
+        results[condition] = summarize(texts, questions)
+    results["by_family"] = {}
+    for family in sorted(set(families.tolist())):
+        index = np.flatnonzero(families == family)
+        part = {"answer": [questions["answer"][i] for i in index]}
+        results["by_family"][family] = {"n": len(index)} | dict.fromkeys(LABELS)
+        for condition, texts in replies.items():
+            summary = summarize([texts[i] for i in index], part)
+            del summary["caption_rate"]
+            results["by_family"][family][condition] = summary
+    return results
 
 
 def table(results: dict) -> str:
-    asked = [mode for mode in CONDITIONS if results[mode] is not None]
+    asked = [condition for condition in LABELS if results[condition] is not None]
 
     def cell(scores):
         low, high = scores["ci95"]
@@ -208,17 +197,17 @@ def table(results: dict) -> str:
 
     rule = "-" * len(line("", "", [""] * len(asked)))
     families = [
-        line(name.replace("_", " "), scores["n"], [cell(scores[mode]) for mode in asked])
+        line(name.replace("_", " "), scores["n"], [cell(scores[condition]) for condition in asked])
         for name, scores in results["by_family"].items()
     ]
-    rates = [f"{100 * results[mode]['caption_rate']:.0f} %" for mode in asked]
+    rates = [f"{100 * results[condition]['caption_rate']:.0f} %" for condition in asked]
     return "\n".join(
         [
-            line("question family", "n", [CONDITIONS[mode] for mode in asked]),
+            line("question family", "n", [LABELS[condition] for condition in asked]),
             rule,
             *families,
             rule,
-            line("all", results["n"], [cell(results[mode]) for mode in asked]),
+            line("all", results["n"], [cell(results[condition]) for condition in asked]),
             line("captions instead", "", rates),
         ]
     )
@@ -226,24 +215,14 @@ def table(results: dict) -> str:
 
 def describe_fusion(config, fusion: dict) -> str:
     """The settings in force: the config's, where the user set nothing."""
-    settings = {
-        "alpha": config.fusion_alpha,
-        "dose" if config.fusion_dose is not None else "beta": config.fusion_dose
-        if config.fusion_dose is not None
-        else config.fusion_beta,
-        "layers": config.fusion_layers,
-        "rule": config.fusion_rule,
-        "span": config.fusion_span,
-    }
-    if getattr(config, "fusion_answer", False):
-        settings["answer"] = "too"
-    if "beta" in fusion:
-        settings.pop("dose", None)
-    settings |= {name.removeprefix("fusion_"): value for name, value in fusion.items()}
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
+    from modeling_vift import resolve_fusion
+
+    from ..engine import describe, in_words
+
+    return in_words(describe(resolve_fusion(config, True, **fusion)))
 
 
-def ask_own(model, processor, args: argparse.Namespace) -> None:
+def ask_own(model, processor, args: argparse.Namespace, made: dict) -> None:
     image, notes = open_image(args.image)
     question = args.question.strip()
     if processor.image_token in question:
@@ -259,10 +238,11 @@ def ask_own(model, processor, args: argparse.Namespace) -> None:
     for note in notes:
         print(f"vift-demo: note: {note}", file=sys.stderr)
     rows, fusion = [{"question": question, "images": [image]}], fusion_arguments(args)
-    modes = [mode for mode in ("unfused", "fused", "blind") if mode != "fused" or not args.no_fusion]
     replies = {
-        CONDITIONS[mode]: ask(model, processor, rows, mode, fusion, max_new_tokens=MAX_NEW_TOKENS)[0] for mode in modes
+        condition: ask(model, processor, rows, condition, fusion, max_new_tokens=MAX_NEW_TOKENS)[0]
+        for condition in conditions_of(args, "unfused", "blind")
     }
+    replies = {label: replies[condition] for condition, label in LABELS.items() if condition in replies}
     print(f"question: {question}")
     for label, reply in replies.items():
         print(f"{label + ':':16s}{reply or '(no answer)'}")
@@ -272,32 +252,23 @@ def ask_own(model, processor, args: argparse.Namespace) -> None:
         from .picture import Example, draw_picture
 
         example = Example(image, question, None, {k: (v, None) for k, v in replies.items()})
-        draw_picture(args.output, [example], [], model_name(args.model), str(args.image.name), "")
+        draw_picture(args.output, [example], [], model_name(args.model), args.image.name, "", made)
         print(f"wrote {args.output}")
 
 
+def demo(args: argparse.Namespace, command: str) -> None:
+    check_arguments(args)
+    if args.image is not None:
+        open_image(args.image)  # before the seconds that loading takes
+    if sys.stderr.isatty():
+        print(f"loading {model_name(args.model)} …", file=sys.stderr)
+    model, processor = load_model(args.model)
+    (ask_own if args.image is not None else ask_held_out)(model, processor, args, made_by(command, args.model))
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    try:
-        check_arguments(args)
-        if args.image is not None:
-            open_image(args.image)  # before the seconds that loading takes
-        if sys.stderr.isatty():
-            print(f"loading {model_name(args.model)} …", file=sys.stderr)
-        model, processor = load_model(args.model)
-        (ask_own if args.image is not None else ask_held_out)(model, processor, args)
-    except (UserError, ImageError) as error:
-        print(f"vift-demo: error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader left, as in `vift-demo | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:  # writing the results
-        print(f"vift-demo: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    argv = sys.argv[1:] if argv is None else argv
+    return run("vift-demo", demo, build_parser().parse_args(argv), " ".join(["vift-demo", *argv]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One picture of what fusion changes: scenes, a question each, the answers without and with fusion.
 
-Below the cards, a bar a condition: share of right answers with its 95 % interval, and the share of
+Below the cards, one bar per condition: share of right answers with its 95 % interval, and the share of
 captions given instead of answers.
 """
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from PIL import Image
+
+from ..files import save_figure
 
 PAPER, CARD, EDGE = "#f6f3ec", "#ffffff", "#ddd6c8"
 INK, FAINT = "#22222a", "#7a766d"
@@ -38,7 +40,10 @@ class Bar:
     caption_rate: float | None = None
 
 
-def draw_picture(path: Path, examples: list[Example], bars: list[Bar], title: str, subtitle: str, note: str) -> None:
+def draw_picture(
+    path: Path, examples: list[Example], bars: list[Bar], title: str, subtitle: str, note: str, made: dict
+) -> None:
+    """Writes the picture; `made` is by what it was made (`files.made_by`)."""
     columns = min(COLUMNS, len(examples))
     rows = -(-len(examples) // columns)
     width = max(2 * MARGIN + columns * (CARD_W + GAP) - GAP, 11.5 if bars else 0)
@@ -57,7 +62,7 @@ def draw_picture(path: Path, examples: list[Example], bars: list[Bar], title: st
     if bars:
         draw_bars(page, bars, HEADER_H + rows * (card_h + GAP) + 0.12, width)
     page.text(MARGIN, height - 0.2, note, size=8.5, color=FAINT, va="center")
-    figure.savefig(path)
+    save_figure(figure, path, made)
 
 
 def draw_card(page, example: Example, left: float, top: float, height: float) -> None:

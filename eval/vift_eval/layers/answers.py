@@ -1,6 +1,6 @@
 """What interventions on layers cost in right answers: `vift-analyze --interventions`.
 
-Every way of `conditions` is one context of `interventions`; the model answers the same questions under each. Scores
+Each of `conditions` is one context of `interventions`; the model answers the same questions under each. Scores
 are exact match, also as a share of the intact model's, with paired intervals over questions.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from vift_layers.capture import render
+from vift_layers.capture import encode, render
 from vift_layers.interventions import knock_out, skip, transplant
 from vift_microworld import exact_match
 
@@ -21,19 +21,15 @@ def answers(
     model, processor, pairs: list[dict], image: bool = True, batch_size=64, max_new_tokens=8, **kwargs
 ) -> list[str]:
     """Greedy answers to the queries of `pairs`, with their images or without; `kwargs` go to `generate()`."""
-    found = []
+    texts = []
     for start in range(0, len(pairs), batch_size):
         rows = pairs[start : start + batch_size]
         prompts = [render(processor, row["query"], None if image else "") for row in rows]
-        options = {"images": [[row["image"]] for row in rows]} if image else {}
-        inputs = processor(text=prompts, padding=True, padding_side="left", return_tensors="pt", **options)
-        inputs = inputs.to(model.device)
-        if image:
-            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+        inputs = encode(model, processor, prompts, [[row["image"]] for row in rows] if image else None)
         output = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, **kwargs)
         new = output[:, inputs["input_ids"].shape[1] :]
-        found += [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
-    return found
+        texts += [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
+    return texts
 
 
 def conditions(model, donor=None) -> Iterator[tuple[str, str, object]]:
@@ -76,22 +72,22 @@ def intervene(model, processor, pairs: list[dict], donor=None, progress=None, **
         raise ValueError(f"row {missing[0]} has no answer: interventions are measured by right answers")
 
     def hits(subject, image=True) -> np.ndarray:
-        said = answers(subject, processor, pairs, image, **kwargs)
-        return np.array([exact_match(one, pair["answer"]) for one, pair in zip(said, pairs)], dtype=float)
+        texts = answers(subject, processor, pairs, image, **kwargs)
+        return np.array([exact_match(text, pair["answer"]) for text, pair in zip(texts, pairs)], dtype=float)
 
     def entry(values: np.ndarray) -> dict:
         return {"accuracy": round(float(values.mean()), 4), "ci95": interval(values)}
 
     intact = hits(model)
-    found = {"n": len(pairs), "intact": entry(intact), "blind": entry(hits(model, image=False)), "conditions": []}
+    results = {"n": len(pairs), "intact": entry(intact), "blind": entry(hits(model, image=False)), "conditions": []}
     if donor is not None:
-        found["donor"] = entry(hits(donor))
+        results["donor"] = entry(hits(donor))
     for group, layers, context in conditions(model, donor):
         with context:
             values = hits(model)
         share = round(float(values.mean() / intact.mean()), 4) if intact.any() else None
         one = {"group": group, "layers": layers, **entry(values), "share": share}
-        found["conditions"].append(one | {"minus_intact": difference(values, intact)})
+        results["conditions"].append(one | {"minus_intact": difference(values, intact)})
         if progress is not None:
             progress(f"{group} {layers}", float(values.mean()))
-    return found
+    return results

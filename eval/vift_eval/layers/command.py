@@ -5,10 +5,10 @@
     vift-analyze runs/tuned --output runs/layers --interventions --donor runs/stage1
 
 A line of `--data` is {"image": path, "caption": words}, with "query", "answer" and "label" if you have them
-(`analyze_data`); a folder of pictures with `metadata.jsonl` is read too. Every item is shown to the model as a
+(`pairs`); a folder of pictures with `metadata.jsonl` is read too. Every item is shown to the model as a
 picture and as its caption, with the same query; states are captured once (a run that was stopped goes on), and each
 layer is then measured: neighbourhood overlap, CKA, intrinsic dimension, information imbalance, paired cosine, probes.
-`--output` gets README.md, a figure a metric, analysis.json and the captured states. The method: arXiv 2606.03871;
+`--output` gets README.md, one figure per metric, analysis.json and the captured states. The method: arXiv 2606.03871;
 docs/layers.md says how to read the figures.
 """
 
@@ -19,9 +19,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..cli import OneLineParser, UserError, first_line
-from ..images import ImageError
-from ..models import BUNDLED
+from ..cli import OneLineParser, UserError, run
+from ..files import made_by, read_json
+from ..models import BUNDLED, load_model
 from .pairs import load_pairs, micro_pairs
 
 NEIGHBORS = 30
@@ -29,9 +29,7 @@ MODELS = "VIFT, LLaVA, LLaVA-NeXT, LLaVA-OneVision, Qwen2/2.5/3-VL, SmolVLM, Ide
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="vift-analyze", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = OneLineParser("vift-analyze", __doc__)
     parser.add_argument("model", nargs="?", default=str(BUNDLED), help=f"folder or Hub id: {MODELS}")
     parser.add_argument("--data", help="JSON lines or folder of image and caption pairs; without it, the micro-world")
     parser.add_argument("--output", type=Path, required=True, help="folder for page, figures, numbers and states")
@@ -52,28 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load(name: str, dtype: str, device: str | None):
+def load(name: str, args: argparse.Namespace):
     """(model, processor) of any vision-language model that transformers knows, or of a VIFT."""
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise UserError(f"--dtype={dtype} is unknown: float32, bfloat16 or float16")
-    try:
-        config, _ = PretrainedConfig.get_config_dict(name)
-        # remote code for VIFT only; transformers has the others itself
-        trust = config.get("model_type") == "vift"
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=getattr(torch, dtype), trust_remote_code=trust)
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if model.num_parameters() < 20_000_000:
-            torch.set_num_threads(1)
-        return model.to(device).eval(), processor
-    except Exception as error:  # a missing or damaged file raises whatever its reader raises
-        raise UserError(f"{name} does not load as a vision-language model ({first_line(error)})") from error
+    model, processor = load_model(name, dtype=args.dtype, argument="model", any_kind=True)
+    return model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -84,13 +66,13 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("--donor needs --interventions")
 
 
-def measure_layers(found, output: Path, k: int, labels: dict) -> list[dict]:
-    """Every layer, one line of `layers.jsonl` each as it is done, so that a stopped run goes on."""
+def measure_layers(captured, output: Path, k: int, labels: dict) -> list[dict]:
+    """Every layer; one line of `layers.jsonl` each as it is done, so that a stopped run goes on."""
     from vift_layers.capture import STATE
 
     from .measure import measure
 
-    state = json.loads((output / "capture" / STATE).read_text(encoding="utf-8"))["fingerprint"]
+    state = read_json(output / "capture" / STATE)["fingerprint"]
     key = {"capture": state, "k": k, "probes": sorted(labels)}
     file, done = output / "layers.jsonl", {}
     if file.is_file():
@@ -102,12 +84,12 @@ def measure_layers(found, output: Path, k: int, labels: dict) -> list[dict]:
             if row["key"] == key:
                 done[row["layer"]] = row["measures"]
     with file.open("a", encoding="utf-8") as out:
-        for layer in tqdm(range(found.num_layers + 1), desc="layers"):
+        for layer in tqdm(range(captured.num_layers + 1), desc="layers"):
             if layer not in done:
-                done[layer] = measure(found, layer, k, labels)
+                done[layer] = measure(captured, layer, k, labels)
                 out.write("\n" + json.dumps({"key": key, "layer": layer, "measures": done[layer]}) + "\n")
                 out.flush()
-    return [done[layer] for layer in range(found.num_layers + 1)]
+    return [done[layer] for layer in range(captured.num_layers + 1)]
 
 
 def profile_of(layers: list[dict], pooling: str = "last") -> list[float | None]:
@@ -127,20 +109,22 @@ def analyze(args: argparse.Namespace) -> dict:
     k = args.k or min(NEIGHBORS, len(pairs) // 10)
     if not 1 <= k <= len(pairs) - 1:
         raise UserError(f"--k={k} must be in 1 ... {len(pairs) - 1}")
-    model, processor = load(args.model, args.dtype, args.device)
+    model, processor = load(args.model, args)
     names = [] if args.no_probes else sorted(set.intersection(*(set(pair["labels"]) for pair in pairs)))
     labels = {name: [pair["labels"][name] for pair in pairs] for name in names}
     with tqdm(total=len(pairs), desc="captured") as bar:
-        found = capture(
+        captured = capture(
             model, processor, pairs, args.output / "capture", args.batch_size, progress=lambda n: bar.update(n - bar.n)
         )
-    layers = measure_layers(found, args.output, k, labels)
+    layers = measure_layers(captured, args.output, k, labels)
+    models = [name for name in (args.model, args.donor) if name]
     results = {
+        "made": made_by(command(args), *models),
         "model": Path(args.model).name,
         "data": "micro-world, validation split" if args.data is None else Path(args.data).name,
         "n": len(pairs),
         "k": k,
-        "control": "control" in found.forms,
+        "control": "control" in captured.forms,
         "layers": layers,
         "band": band_rule(profile_of(layers)).to_dict(),
         "band_mean": band_rule(profile_of(layers, "mean")).to_dict(),
@@ -148,34 +132,15 @@ def analyze(args: argparse.Namespace) -> dict:
     if args.interventions:
         from .answers import intervene
 
-        asked = micro_pairs(args.questions, seed=22) if args.data is None else pairs[: args.questions]
-        donor = load(args.donor, args.dtype, args.device)[0] if args.donor else None
+        questions = micro_pairs(args.questions, seed=22) if args.data is None else pairs[: args.questions]
+        donor = load(args.donor, args)[0] if args.donor else None
         options = {"fusion": False} if args.no_fusion else {}
         results["interventions"] = intervene(
-            model, processor, asked, donor,
+            model, processor, questions, donor,
             lambda name, accuracy: print(f"{name}: {accuracy:.1%}", file=sys.stderr, flush=True), **options,
         )  # fmt: skip
         results["interventions"]["donor_name"] = Path(args.donor).name if args.donor else None
     return results
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    try:
-        results = analyze(args)
-        from .page import write
-
-        write(results, args.output, command(args))
-    except (UserError, ImageError, ValueError) as error:
-        print(f"vift-analyze: error: {first_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    band = results["band"]
-    print(f"band {band['band']}: {band['reason']}")
-    print(f"wrote {args.output / 'README.md'}")
-    return 0
 
 
 def command(args: argparse.Namespace) -> str:
@@ -187,6 +152,19 @@ def command(args: argparse.Namespace) -> str:
     words += ["--donor", Path(args.donor).name] if args.donor else []
     words += ["--no-fusion"] if args.no_fusion else []
     return " ".join([*words, "--output", "..."])
+
+
+def write_analysis(args: argparse.Namespace) -> None:
+    results = analyze(args)
+    from .page import write
+
+    write(results, args.output)
+    print(f"band {results['band']['band']}: {results['band']['reason']}\nwrote {args.output / 'README.md'}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    return run("vift-analyze", write_analysis, args, stopped="stopped; the same command goes on from here")
 
 
 if __name__ == "__main__":

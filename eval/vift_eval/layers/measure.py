@@ -1,9 +1,9 @@
 """All estimators on one layer of a capture, each with a 95 % interval over items.
 
 Means of points (overlap, imbalance, cosine) are resampled over points; intrinsic dimension is fitted again on
-resampled points (their neighbours stay); CKA is computed again on resampled items. `measure` gives a dict a pooling
-("last", "mean"), or None where the points coincide (the last tokens before the first layer are one and the same
-word).
+resampled points (their neighbours stay); CKA is computed again on resampled items. `measure` gives one dict per
+pooling ("last", "mean"), or None where the points coincide (the last tokens before the first layer are one and the
+same word).
 """
 
 import numpy as np
@@ -40,7 +40,7 @@ def cka(image: np.ndarray, text: np.ndarray, seed: int = 0) -> dict:
     }
 
 
-def measure(found: Capture, layer: int, k: int, labels: dict[str, list] | None = None) -> dict:
+def measure(captured: Capture, layer: int, k: int, labels: dict[str, list] | None = None) -> dict:
     """
     Args:
         layer: representation 0 ... L. k: neighbours of the overlap. labels: name -> class of each item, to probe.
@@ -48,29 +48,29 @@ def measure(found: Capture, layer: int, k: int, labels: dict[str, list] | None =
     Raises:
         ValueError: too few items for k.
     """
-    return {pooling: _measure(found, pooling, layer, k, labels or {}) for pooling in POOLINGS}
+    return {pooling: _measure(captured, pooling, layer, k, labels or {}) for pooling in POOLINGS}
 
 
-def _measure(found: Capture, pooling: str, layer: int, k: int, labels: dict[str, list]) -> dict | None:
-    image, text = found.states("image", pooling, layer), found.states("text", pooling, layer)
-    ranks = [rank for rank in GRIDE_RANKS if 2 * rank <= found.count - 1]
+def _measure(captured: Capture, pooling: str, layer: int, k: int, labels: dict[str, list]) -> dict | None:
+    image, text = captured.states("image", pooling, layer), captured.states("text", pooling, layer)
+    ranks = [rank for rank in GRIDE_RANKS if 2 * rank <= captured.count - 1]
     most = max(k, 2 * ranks[-1])
     near = {"image": geometry.neighbors(image, most), "text": geometry.neighbors(text, most)}
     if any(one.degenerate for one in near.values()):
         return None
     result = {"overlap": mean(geometry.overlap(near["image"], near["text"], k))}
-    if "control" in found.forms:
-        other = geometry.neighbors(found.states("control", pooling, layer), k)
+    if "control" in captured.forms:
+        other = geometry.neighbors(captured.states("control", pooling, layer), k)
         result["overlap_chance"] = mean(geometry.overlap(near["image"], other, k))
     else:
-        result["overlap_chance"] = {"value": round(k / (found.count - 1), 4), "ci95": None}
+        result["overlap_chance"] = {"value": round(k / (captured.count - 1), 4), "ci95": None}
     for form, nearest in near.items():
         result[f"dimension_{form}"] = {str(rank): dimension(nearest, rank) for rank in ranks}
     result["imbalance_image_to_text"] = mean(geometry.information_imbalance(near["image"], text))
     result["imbalance_text_to_image"] = mean(geometry.information_imbalance(near["text"], image))
     result["cka"] = cka(image, text)
     result["cosine"] = mean(geometry.paired_cosine(image, text))
-    result["cosine_other"] = mean(geometry.paired_cosine(image, text, shift=found.count // 2))
+    result["cosine_other"] = mean(geometry.paired_cosine(image, text, shift=captured.count // 2))
     result["probes"] = {
         name: {key: mean(value) if isinstance(value, np.ndarray) else value for key, value in scores.items()}
         for name, scores in ((name, probe(image, text, classes)) for name, classes in labels.items())

@@ -1,8 +1,8 @@
-"""The page of `vift-analyze`: README.md with a verdict, a figure a metric and how to read it, numbers, command."""
+"""The page of `vift-analyze`: README.md with a verdict, one figure per metric and how to read it, and the numbers."""
 
-import json
 from pathlib import Path
 
+from ..files import made_line, markdown_table, write_json
 from . import plots
 
 READ = {
@@ -28,96 +28,88 @@ CHANCE = {
     False: "The lower line is chance.",
 }
 
+# measures of a layer -> columns of the table
+COLUMNS = {
+    "overlap": "overlap",
+    "overlap_chance": "chance",
+    "cka": "CKA",
+    "dimension_image/1": "dimension, picture",
+    "dimension_text/1": "caption",
+    "imbalance_image_to_text": "picture → caption",
+    "imbalance_text_to_image": "caption → picture",
+}
+
 
 def describe(results: dict) -> str:
     """The verdict in a few sentences."""
     band, mean = results["band"], results["band_mean"]
-    last = len(results["layers"]) - 1
     known = [(layer, value) for layer, value in enumerate(band["profile"]) if value is not None]
     peak = max(known, key=lambda pair: pair[1])
-    lines = [
-        f"The band of the rule is **layers {band['band']}** of {last} ({band['reason']}). Overlap above chance at "
-        f"the last "
-        f"token is {known[0][1]:.2f} at representation {known[0][0]}, {peak[1]:.2f} at its best, at {peak[0]}, and "
-        f"{known[-1][1]:.2f} at the end. Over the means of image tokens and caption tokens the same rule gives "
-        f"{mean['band']}."
+    paragraphs = [
+        f"The band of the rule is **layers {band['band']}** of {len(results['layers']) - 1} ({band['reason']}). "
+        f"Overlap above chance at the last token is {known[0][1]:.2f} at representation {known[0][0]}, {peak[1]:.2f} "
+        f"at its best, at {peak[0]}, and {known[-1][1]:.2f} at the end. Over the means of image tokens and caption "
+        f"tokens the same rule gives {mean['band']}."
     ]
-    if "interventions" in results:
-        found = results["interventions"]
-        windows = [
-            one for one in found["conditions"] if one["group"] == "knock-out, window" and one["share"] is not None
-        ]
-        if windows:
-            worst = min(windows, key=lambda one: one["share"])
-            lines.append(
-                f"Of {found['n']} questions the intact model answers {found['intact']['accuracy']:.1%}, blind "
-                f"{found['blind']['accuracy']:.1%}. The picture is read most in layers {worst['layers']}: without "
-                f"attention to image "
-                f"tokens there, {worst['share']:.0%} of the score is left."
-            )
-    return "\n\n".join(lines)
+    tried = results.get("interventions", {"conditions": []})
+    cut = [one for one in tried["conditions"] if one["group"] == "knock-out, window" and one["share"] is not None]
+    if cut:
+        worst = min(cut, key=lambda one: one["share"])
+        paragraphs.append(
+            f"Of {tried['n']} questions the intact model answers {tried['intact']['accuracy']:.1%}, blind "
+            f"{tried['blind']['accuracy']:.1%}. The picture is read most in layers {worst['layers']}: without "
+            f"attention to image tokens there, {worst['share']:.0%} of the score is left."
+        )
+    return "\n\n".join(paragraphs)
 
 
 def table(results: dict) -> str:
-    head = [
-        "after layers",
-        "overlap",
-        "chance",
-        "CKA",
-        "dimension, picture",
-        "caption",
-        "picture → caption",
-        "caption → picture",
-    ]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    keys = ("overlap", "overlap_chance", "cka", "dimension_image/1", "dimension_text/1", "imbalance_image_to_text",
-            "imbalance_text_to_image")  # fmt: skip
+    rows = []
     for number, layer in enumerate(results["layers"]):
-        entries = [plots.value_of(layer["last"], key) for key in keys]
-        cells = ["all points coincide" if layer["last"] is None and i == 0 else "" for i in range(len(keys))]
-        if layer["last"] is not None:
-            cells = [
-                f"{e['value']:.3f}" if "dimension" not in key else f"{e['value']:.1f}" for e, key in zip(entries, keys)
-            ]
-        lines.append(f"| {number} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        if layer["last"] is None:
+            rows.append([number, "all points coincide", *[""] * (len(COLUMNS) - 1)])
+        else:
+            values = {key: plots.value_of(layer["last"], key)["value"] for key in COLUMNS}
+            rows.append([number, *(f"{v:.1f}" if "dimension" in key else f"{v:.3f}" for key, v in values.items())])
+    return markdown_table(["after layers", *COLUMNS.values()], rows)
 
 
-def intervention_table(found: dict) -> str:
-    lines = ["| intervention | layers | right [95 %] | share of intact |", "|---|---|---|---|"]
-    for one in found["conditions"]:
+def intervention_table(conditions: list[dict]) -> str:
+    rows = []
+    for one in conditions:
         low, high = one["ci95"]
         share = "" if one["share"] is None else f"{one['share']:.0%}"
-        lines.append(f"| {one['group']} | {one['layers']} | {one['accuracy']:.1%} [{low:.1%}, {high:.1%}] | {share} |")
-    return "\n".join(lines)
+        rows.append([one["group"], one["layers"], f"{one['accuracy']:.1%} [{low:.1%}, {high:.1%}]", share])
+    return markdown_table(["intervention", "layers", "right [95 %]", "share of intact"], rows)
 
 
-def page(results: dict, figures: list[str], command: str) -> str:
-    found = results.get("interventions")
-    words = {"chance": CHANCE[results["control"]], "n": found and found["n"]}
-    words["donor"] = f"or when layers come from {found['donor_name']}, " if found and found.get("donor_name") else ""
+def page(results: dict, figures: list[str]) -> str:
+    tried = results.get("interventions", {})
+    words = {"chance": CHANCE[results["control"]], "n": tried.get("n")}
+    words["donor"] = f"or when layers come from {tried['donor_name']}, " if tried.get("donor_name") else ""
     parts = [
         f"# Where vision and language meet in {results['model']}",
         describe(results),
         f"{results['n']} items ({results['data']}), each as a picture and as its caption with the same query; "
-        f"{results['k']} "
-        "neighbours; shaded: the band, grey; colour around a line: its 95 % bootstrap interval over items.",
+        f"{results['k']} neighbours. Shaded: the band, grey; colour around a line: its 95 % bootstrap interval over "
+        "items.",
     ]
     for name in figures:
         title = plots.METRICS[name][0] if name in plots.METRICS else name
         parts += [f"## {title[0].upper()}{title[1:]}", READ[name].format(**words), f"![{title}]({name}.png)"]
-    if found:
-        parts.append(intervention_table(found))
+    if tried:
+        parts.append(intervention_table(tried["conditions"]))
     parts += [
         "## Numbers, last token",
         table(results),
-        "All of them, with intervals: [analysis.json](analysis.json). Made by:",
+        "All of them, with intervals: [analysis.json](analysis.json).",
+        f"Made by {made_line(results['made'])}.",
     ]
-    return "\n\n".join([*parts, f"```\n{command}\n```"]) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
-def write(results: dict, folder: Path, command: str) -> None:
+def write(results: dict, folder: Path) -> None:
+    """analysis.json, the figures and README.md in `folder`, from what `analyze` returns."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "analysis.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    figures = plots.draw(results, folder)
-    (folder / "README.md").write_text(page(results, figures, command), encoding="utf-8")
+    write_json(folder / "analysis.json", results)
+    (folder / "README.md").write_text(page(results, plots.draw(results, folder)), encoding="utf-8")

@@ -6,20 +6,16 @@ own come from a JSON-lines file {"image": path, "caption": words} with, if you l
 have it.
 """
 
-import json
 from pathlib import Path
 
 from vift_microworld import language, sample_scenes, visual_questions
 
-from ..cli import UserError, first_line
+from ..cli import UserError
+from ..files import json_rows
 from ..images import open_image
 
 QUERY = "What is in the image?"  # where the data names none
-NAMES = {
-    "image": ("image", "file_name", "image_path"),
-    "caption": ("caption", "text", "txt"),
-    "query": ("query", "question"),
-}
+IMAGES, CAPTIONS = ("image", "file_name", "image_path"), ("caption", "text", "txt")  # names that a column may have
 
 
 def micro_pairs(count: int, split: str = "validation", seed: int = 21) -> list[dict]:
@@ -58,28 +54,19 @@ def load_pairs(source: str, count: int) -> list[dict]:
     """
     path = Path(source)
     file = path / "metadata.jsonl" if path.is_dir() else path
-    try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()][:count]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--data={source} can't be read ({first_line(error)})") from error
     pairs = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            found = {
-                name: next(row[key] for key in keys if row.get(key)) for name, keys in NAMES.items() if name != "query"
-            }
-        except (ValueError, AttributeError, StopIteration) as error:
-            raise UserError(f'{file}, line {number}: not {{"image": path, "caption": words}}') from error
-        image = Path(str(found["image"]))
-        query = next((row[key] for key in NAMES["query"] if row.get(key) is not None), QUERY)
-        labels = {"label": str(row["label"])} if row.get("label") is not None else {}
+    for number, row in json_rows(file, count, f"--data={source}"):
+        row = row if isinstance(row, dict) else {}
+        image, caption = (next((row[key] for key in keys if row.get(key)), None) for keys in (IMAGES, CAPTIONS))
+        if image is None or caption is None:
+            raise UserError(f'{file}, line {number}: not {{"image": path, "caption": words}}')
+        query = next((row[key] for key in ("query", "question") if row.get(key) is not None), QUERY)
         pairs.append(
             {
-                "image": open_image(image if image.is_absolute() else file.parent / image)[0],
-                "caption": str(found["caption"]),
+                "image": open_image(file.parent / str(image))[0],  # an absolute path stays
+                "caption": str(caption),
                 "query": str(query),
-                "labels": labels,
+                "labels": {"label": str(row["label"])} if row.get("label") is not None else {},
                 "answer": None if row.get("answer") is None else str(row["answer"]),
             }
         )

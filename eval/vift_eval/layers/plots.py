@@ -1,13 +1,9 @@
-"""Figures of `vift-analyze`, one a metric: last token on the left, mean over the modality's tokens on the right."""
+"""Figures of `vift-analyze`, one per metric: last token on the left, mean over the modality's tokens on the right."""
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-
-from ..plots import LINES, STYLE  # noqa: E402
+from ..files import save_figure
+from ..plots import LINES, STYLE, plt
 
 POOLINGS = {"last": "last token of the prompt", "mean": "mean over image tokens / over the caption's tokens"}
 # figure -> (y label, [(key of a layer's measures, legend)])
@@ -68,32 +64,31 @@ def frame(axes, results: dict, pooling: str) -> None:
 
 
 def draw(results: dict, folder: Path) -> list[str]:
-    """Names of the figures that were written."""
-    written = []
+    """Writes the figures; their names."""
     with plt.rc_context(STYLE):
-        for name, (title, lines) in METRICS.items():
-            figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained", sharey=True)
-            for axes, pooling in zip(panels, POOLINGS):
-                for number, (key, label) in enumerate(lines):
-                    entries = [value_of(layer[pooling], key) for layer in results["layers"]]
-                    line(axes, entries, LINES[number % 2], label, "-" if number < 2 else ":")
-                frame(axes, results, pooling)
-            panels[0].set_ylabel(title)
-            panels[0].set_ylim(bottom=min(0, panels[0].get_ylim()[0]))
-            panels[0].legend(fontsize=8, frameon=False)
-            save(figure, folder, name, written)
-        names = next((list(one["mean"]["probes"]) for one in results["layers"] if one["mean"] is not None), [])
-        if names:
-            save(_probes(results, names), folder, "probes", written)
+        figures = {name: _metric(results, *METRICS[name]) for name in METRICS}
+        labels = next((list(one["mean"]["probes"]) for one in results["layers"] if one["mean"] is not None), [])
+        if labels:
+            figures["probes"] = _probes(results, labels)
         if "interventions" in results:
-            save(_interventions(results["interventions"]), folder, "interventions", written)
+            figures["interventions"] = _interventions(results["interventions"])
+        for name, figure in figures.items():
+            save_figure(figure, folder / f"{name}.png", results["made"], dpi=130)
     plt.close("all")
-    return written
+    return list(figures)
 
 
-def save(figure, folder: Path, name: str, written: list[str]) -> None:
-    figure.savefig(folder / f"{name}.png", dpi=130)
-    written.append(name)
+def _metric(results: dict, title: str, lines: list[tuple[str, str]]):
+    figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained", sharey=True)
+    for axes, pooling in zip(panels, POOLINGS):
+        for number, (key, label) in enumerate(lines):
+            entries = [value_of(layer[pooling], key) for layer in results["layers"]]
+            line(axes, entries, LINES[number % 2], label, "-" if number < 2 else ":")
+        frame(axes, results, pooling)
+    panels[0].set_ylabel(title)
+    panels[0].set_ylim(bottom=min(0, panels[0].get_ylim()[0]))
+    panels[0].legend(fontsize=8, frameon=False)
+    return figure
 
 
 def _probes(results: dict, names: list[str]):
@@ -114,29 +109,28 @@ def _probes(results: dict, names: list[str]):
     return figure
 
 
-def _interventions(found: dict):
-    """A panel a kind: the share of the intact score that is left, over the window's first layer."""
-    groups = list(dict.fromkeys(one["group"] for one in found["conditions"]))
+def _interventions(tried: dict):
+    """One panel per kind: right answers over the layers that are cut, skipped or transplanted."""
+    groups = list(dict.fromkeys(one["group"] for one in tried["conditions"]))
     rows = -(-len(groups) // 2)
     figure, grid = plt.subplots(rows, 2, figsize=(9.5, 2.7 * rows), layout="constrained", squeeze=False, sharey=True)
     for axes in grid.flat[len(groups) :]:
         axes.axis("off")
     for axes, group in zip(grid.flat, groups):
-        entries = [one for one in found["conditions"] if one["group"] == group]
+        entries = [one for one in tried["conditions"] if one["group"] == group]
         low = [100 * (one["accuracy"] - one["ci95"][0]) for one in entries]
         high = [100 * (one["ci95"][1] - one["accuracy"]) for one in entries]
         values = [100 * one["accuracy"] for one in entries]
-        axes.bar(
-            range(len(entries)), values, yerr=[low, high], color=LINES[1], width=0.65, ecolor="#333333", capsize=2
-        )
+        look = {"color": LINES[1], "width": 0.65, "ecolor": "#333333", "capsize": 2}
+        axes.bar(range(len(entries)), values, yerr=[low, high], **look)
         for name, dash in (("intact", "-"), ("blind", ":"), ("donor", "--")):
-            if name in found:
-                axes.axhline(100 * found[name]["accuracy"], color="gray", linestyle=dash, linewidth=1.2, label=name)
+            if name in tried:
+                axes.axhline(100 * tried[name]["accuracy"], color="gray", linestyle=dash, linewidth=1.2, label=name)
         axes.set_xticks(range(len(entries)), [one["layers"] for one in entries], fontsize=7)
         axes.set_title(group, fontsize=9, loc="left")
         axes.grid(axis="x", visible=False)
     for axes in grid[:, 0]:
         axes.set_ylabel("right answers in %")
-    grid[0, 0].set_ylim(0, max(5, *(118 * one["ci95"][1] for one in [found["intact"], *found["conditions"]])))
+    grid[0, 0].set_ylim(0, max(5, *(118 * one["ci95"][1] for one in [tried["intact"], *tried["conditions"]])))
     grid[0, 0].legend(fontsize=8, frameon=False, ncols=3, loc="upper left")
     return figure

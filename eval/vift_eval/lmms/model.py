@@ -13,35 +13,38 @@ task, model revision and fingerprint, package versions, failed requests.
 
 import atexit
 import contextlib
-import functools
-import hashlib
-import importlib.metadata
 import inspect
 import json
 import os
-from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from lmms_eval import evaluator, utils
-from lmms_eval.api.instance import GenerationResult, TokenCounts
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
 from vift_layers import interventions
 
-from ..cli import UserError
-from ..engine import FUSION_KEYS, Answer, Engine, Request, describe
+from ..engine import FUSION_KEYS, Answer, Engine, Request
 from ..models import load_model
+from .record import new_record, note, with_record
 
-PACKAGES = ("vift", "torch", "transformers", "lmms-eval", "datasets", "pillow")
 MAX_ROUNDS = 32
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class RequestError(RuntimeError):
     """A request that could not be answered; the message names it."""
+
+
+def name_of(request: Instance) -> str:
+    return f"{request.task_name}, document {request.doc_id}"
+
+
+def is_padding(request: Instance) -> bool:
+    """Whether it only fills up a rank, so that all have equally many."""
+    return bool((request.metadata or {}).get("__padding_only__"))
 
 
 class VIFT(lmms):
@@ -90,8 +93,6 @@ class VIFT(lmms):
             raise ValueError(f"batch_size={batch_size!r} must be a whole number of at least 1")
         if on_error not in ("raise", "report"):
             raise ValueError(f"on_error={on_error!r} must be 'raise' or 'report'")
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
         if isinstance(fusion.get("fusion_layers"), str) and fusion["fusion_layers"].startswith("["):
             fusion["fusion_layers"] = json.loads(fusion["fusion_layers"])
         world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
@@ -102,11 +103,8 @@ class VIFT(lmms):
         self.device = torch.device(device)
         if dtype == "auto" and self.device.type == "cpu":
             dtype = "float32"
-        try:
-            with PartialState().local_main_process_first():  # the ranks of a machine share the cache of remote code
-                model, processor = load_model(str(pretrained), revision, dtype)
-        except UserError as error:
-            raise ValueError(str(error).replace("--model=", "pretrained=")) from error
+        with PartialState().local_main_process_first():  # the ranks of a machine share the cache of remote code
+            model, processor = load_model(str(pretrained), revision, dtype, argument="pretrained")
         for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
             if value is None:
                 continue
@@ -125,18 +123,7 @@ class VIFT(lmms):
         # lmms-eval ends in a barrier and leaves its group open. A thread of gloo that still holds the barrier's tensor
         # while Python shuts down aborts the process (torch 2.13).
         atexit.register(PartialState().destroy_process_group)
-        self.record = {
-            "model": {
-                "pretrained": str(pretrained),
-                "revision": revision or getattr(model.config, "_commit_hash", None),
-                "weights_sha256": fingerprint(pretrained),
-                "dtype": str(model.dtype).removeprefix("torch."),
-                "device": str(self.device),
-            },
-            "packages": {name: version(name) for name in PACKAGES},
-            "interventions": self.interventions,
-            "tasks": {},
-        }
+        self.record = new_record(str(pretrained), revision, model) | {"interventions": self.interventions}
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None):
@@ -180,7 +167,7 @@ class VIFT(lmms):
         """
         groups: dict[str, list[int]] = {}
         for index, kwargs in enumerate(generation_kwargs):
-            if not (requests[index].metadata or {}).get("__padding_only__"):  # ranks are filled up; nothing is sharded
+            if not is_padding(requests[index]):  # nothing is sharded, so that a rank may have fewer
                 groups.setdefault(json.dumps(kwargs, sort_keys=True, default=str), []).append(index)
         for members in groups.values():
             settings = self._request(generation_kwargs[members[0]])
@@ -204,7 +191,7 @@ class VIFT(lmms):
         with tqdm(total=total, desc=description, disable=self.rank != 0) as bar, self._intervened():
             for settings, batch in self._batches(requests, generation_kwargs):
                 chosen = [requests[i] for i in batch]
-                self._note(settings, chosen)
+                note(self.record["tasks"], self.engine.settings(settings), settings, chosen)
                 try:
                     answers = answer(settings, chosen)
                 except Exception as error:
@@ -227,21 +214,21 @@ class VIFT(lmms):
         """The same requests alone, to find the one that fails."""
         answers = []
         for request in requests:
-            name = f"{request.task_name}, document {request.doc_id}"
             try:
                 answers += answer(settings, [request])
             except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
                 if self.on_error == "raise":
-                    raise RequestError(f"{name}: {type(error).__name__}: {error}") from error
-                logger.error(f"{name} failed and is left out of the scores: {type(error).__name__}: {error}")
-                failed = {"doc_id": request.doc_id, "error": f"{type(error).__name__}: {error}"}
+                    raise RequestError(f"{name_of(request)}: {reason}") from error
+                logger.error(f"{name_of(request)} failed and is left out of the scores: {reason}")
+                failed = {"doc_id": request.doc_id, "error": reason}
                 self.record["tasks"][request.task_name]["failed"].append(failed)
                 self._leave_out(request)
                 answers.append(None)
         if self.on_error == "raise":
-            names = ", ".join(f"{request.task_name}, document {request.doc_id}" for request in requests)
-            raise RequestError(f"fails as a batch of {len(requests)}, not alone ({names}): {batch_error}; a smaller "
-                               "batch_size may help") from batch_error  # fmt: skip
+            names = ", ".join(map(name_of, requests))
+            reason = f"fails as a batch of {len(requests)}, not alone ({names}): {batch_error}"
+            raise RequestError(f"{reason}; a smaller batch_size may help") from batch_error
         return answers
 
     @staticmethod
@@ -254,20 +241,7 @@ class VIFT(lmms):
                 if not instances:
                     raise RequestError(f"{request.task_name}: no request could be answered")
                 return
-        raise RequestError(f"{request.task_name}, document {request.doc_id} failed and cannot be left out")
-
-    def _note(self, settings: Request, requests) -> None:
-        """What the results file says about how these were asked."""
-        fusion = self.engine.settings(settings)
-        asked = {
-            "fusion": None if fusion is None else describe(fusion),
-            "generation": settings.generation | {"max_new_tokens": settings.max_new_tokens, "until": settings.until},
-        }
-        for request in requests:
-            task = self.record["tasks"].setdefault(request.task_name, {"settings": [], "requests": 0, "failed": []})
-            task["requests"] += 1
-            if asked not in task["settings"]:
-                task["settings"].append(asked)
+        raise RequestError(f"{name_of(request)} failed and cannot be left out")
 
     def clean(self):
         """Frees the model before scoring (lmms-eval may start a judge on the same device)."""
@@ -287,11 +261,7 @@ class VIFT(lmms):
     def generate_until_multi_round(self, requests) -> list[list[str]]:
         """Rounds until the task ends them; each is asked anew, with what the task makes of the answers so far."""
         rounds: list[list[str]] = [[] for _ in requests]
-        states = {
-            i: (self._chat(request), None)
-            for i, request in enumerate(requests)
-            if not (request.metadata or {}).get("__padding_only__")
-        }
+        states = {i: (self._chat(one), None) for i, one in enumerate(requests) if not is_padding(one)}
         for number in range(1, MAX_ROUNDS + 1):
             if not states:
                 return rounds
@@ -384,49 +354,4 @@ def result(answer: Answer | None) -> GenerationResult:
     return GenerationResult(answer.text, TokenCounts(answer.input_tokens, answer.output_tokens))
 
 
-def version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def fingerprint(pretrained: str) -> str | None:
-    """SHA-256 over a local checkpoint's weights; None for the Hub, where the revision says it."""
-    files = sorted(Path(str(pretrained)).glob("*.safetensors"))
-    if not files:
-        return None
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _with_record(evaluate):
-    """lmms-eval has no place where a model could add to the results, so its `evaluate` is wrapped."""
-
-    @functools.wraps(evaluate)
-    def wrapped(lm, *args, **kwargs):
-        results = evaluate(lm, *args, **kwargs)
-        if not isinstance(lm, VIFT):
-            return results
-        records = [lm.record["tasks"]]
-        if torch.distributed.is_initialized():
-            records = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(records, lm.record["tasks"])
-        if results is not None:
-            tasks: dict = {}
-            for task, mine in (item for record in records for item in record.items()):
-                ours = tasks.setdefault(task, {"settings": [], "requests": 0, "failed": []})
-                ours["settings"] += [one for one in mine["settings"] if one not in ours["settings"]]
-                ours["requests"] += mine["requests"]
-                ours["failed"] += mine["failed"]
-            results["vift"] = lm.record | {"tasks": tasks}
-        return results
-
-    return wrapped
-
-
-evaluator.evaluate = _with_record(evaluator.evaluate)
+evaluator.evaluate = with_record(evaluator.evaluate)

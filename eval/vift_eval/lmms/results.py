@@ -17,7 +17,9 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
-from ..cli import OneLineParser, UserError, first_line
+from ..cli import OneLineParser, UserError, first_line, run
+from ..engine import in_words
+from ..files import weights_sha256
 
 
 def read(path: Path, weights: str | None = None) -> dict:
@@ -36,9 +38,9 @@ def read(path: Path, weights: str | None = None) -> dict:
         record, tasks = results["vift"], results["results"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no results file of lmms-eval's model vift ({first_line(error)})") from error
-    found = record["model"]["weights_sha256"]
-    if weights is not None and found is not None and found != weights:
-        raise ValueError(f"{path} has results of weights {found[:12]}, the model's are {weights[:12]}")
+    own = record["model"]["weights_sha256"]
+    if weights is not None and own is not None and own != weights:
+        raise ValueError(f"{path} has results of weights {own[:12]}, the model's are {weights[:12]}")
     for task in record["tasks"]:
         count = results["n-samples"].get(task)
         if count and count["effective"] < count["original"]:
@@ -46,34 +48,32 @@ def read(path: Path, weights: str | None = None) -> dict:
     return results | {"results": {name: tasks[name] for name in record["tasks"] if name in tasks}}
 
 
-def metrics_of(results: dict, task: str) -> dict[str, float]:
-    """Metric -> value, the task's first metric first."""
-    found = {}
-    for key, value in results["results"][task].items():
+def scores(metrics: dict) -> dict[str, tuple[float, float | None]]:
+    """Metric -> (value, standard error if there is one) of a task's `results` as lmms-eval writes them."""
+    named = {}
+    for key, value in metrics.items():
         metric, comma, filtered = key.partition(",")
         if comma and "_stderr" not in metric and isinstance(value, int | float):
-            found[metric if filtered == "none" else f"{metric} ({filtered})"] = round(float(value), 4)
+            error = metrics.get(f"{metric}_stderr,{filtered}")
+            name = metric if filtered == "none" else f"{metric} ({filtered})"
+            named[name] = float(value), float(error) if isinstance(error, int | float) else None
+    return named
+
+
+def metrics_of(results: dict, task: str) -> dict[str, float]:
+    """Metric -> value, the task's first metric first."""
+    values = {metric: round(value, 4) for metric, (value, _) in scores(results["results"][task]).items()}
     order = [metric["metric"] for metric in results["configs"][task].get("metric_list", [])]
-    return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+    return dict(sorted(values.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
 
 def fusion_of(results: dict, task: str) -> str:
     """How the task was asked, in a line."""
     record = results["vift"]["tasks"][task]
-    ways = []
-    for settings in record["settings"]:
-        fusion = settings["fusion"]
-        if fusion is None:
-            ways.append("no fusion")
-            continue
-        layers = fusion["fusion_layers"]
-        whole = layers == list(range(layers[0], layers[-1] + 1))
-        band = f"{layers[0]}:{layers[-1] + 1}" if whole else ",".join(map(str, layers))
-        strength = f"alpha {fusion['alpha']:g}, beta {fusion['beta']:g}"
-        ways.append(f"fusion {strength}, layers {band}, {fusion['fusion_rule']}")
+    words = [in_words(settings["fusion"]) for settings in record["settings"]]
     if record["failed"]:
-        ways.append(f"{len(record['failed'])} of {record['requests']} requests failed and are not counted")
-    return "; ".join([*ways, f"lmms-eval {results['vift']['packages']['lmms-eval']}"])
+        words.append(f"{len(record['failed'])} of {record['requests']} requests failed and are not counted")
+    return "; ".join([*words, f"lmms-eval {results['vift']['packages']['lmms-eval']}"])
 
 
 def date_of(results: dict) -> str:
@@ -82,29 +82,29 @@ def date_of(results: dict) -> str:
 
 def entries(results: dict) -> dict[str, EvalResultEntry]:
     """File name -> entry of `.eval_results`, for tasks whose data are a data set on the Hub."""
-    found = {}
+    files = {}
     for task in results["results"]:
         dataset, metrics = results["configs"][task].get("dataset_path", ""), metrics_of(results, task)
         if re.fullmatch(r"[\w.-]+/[\w.-]+", dataset) and metrics:
-            found[f"{task}.yaml"] = EvalResultEntry(
+            files[f"{task}.yaml"] = EvalResultEntry(
                 dataset_id=dataset,
                 task_id=task,
                 value=next(iter(metrics.values())),
                 date=date_of(results),
                 notes=f"{next(iter(metrics))}; {fusion_of(results, task)}",
             )
-    return found
+    return files
 
 
 def model_index(results: dict) -> list[EvalResult]:
     """Every metric of every task, for the card's `model-index`."""
-    found = []
+    index = []
     for task in results["results"]:
         config = results["configs"][task]
         dataset = config.get("dataset_path", task)
         dataset = task if dataset in ("json", "parquet", "csv") else dataset
         for metric, value in metrics_of(results, task).items():
-            found.append(
+            index.append(
                 EvalResult(
                     task_type="image-text-to-text",
                     dataset_type=dataset,
@@ -115,14 +115,13 @@ def model_index(results: dict) -> list[EvalResult]:
                     metric_name=metric.replace("_", " "),
                 )
             )
-    return found
+    return index
 
 
 def write(files: list[Path], folder: Path, repo: str) -> list[Path]:
     """Writes `.eval_results/*.yaml` and README.md's `model-index` into `folder`; returns what was written."""
-    from .model import fingerprint
-
-    all_results = [read(path, fingerprint(str(folder))) for path in files]
+    weights = weights_sha256(folder)
+    all_results = [read(path, weights) for path in files]
     tasks = [task for results in all_results for task in results["results"]]
     if twice := sorted({task for task in tasks if tasks.count(task) > 1}):
         raise ValueError(f"--results: {', '.join(twice)} comes in more than one file; name the one that counts")
@@ -144,21 +143,19 @@ def write(files: list[Path], folder: Path, repo: str) -> list[Path]:
     return [*written, readme]
 
 
+def write_all(args: argparse.Namespace) -> None:
+    if not args.model.is_dir():
+        raise UserError(f"--model={args.model} is not a folder")
+    for path in write(args.results, args.model, args.repo):
+        print(f"wrote {path}")
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = OneLineParser(prog="vift-card", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser("vift-card", __doc__)
     parser.add_argument("--results", nargs="+", type=Path, required=True, help="results files of lmms-eval")
     parser.add_argument("--model", type=Path, required=True, help="folder of the model's repository")
     parser.add_argument("--repo", required=True, help="its name on the Hub")
-    args = parser.parse_args(argv)
-    try:
-        if not args.model.is_dir():
-            raise UserError(f"--model={args.model} is not a folder")
-        for path in write(args.results, args.model, args.repo):
-            print(f"wrote {path}")
-    except (UserError, ValueError) as error:
-        print(f"vift-card: error: {first_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+    return run("vift-card", write_all, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     vift-sweep --models checkpoints/vift-micro --tasks vift_micro_visual --include_path eval/tasks --limit 400 \
         --beta 0 0.1 0.2 0.3 0.5 0.8 1 --layers 0:2 2:4 4:6 6:8 --output runs/sweep
 
-Axes: models, alpha, beta (or dose), layers, rule, span. Pictures, prompts, picture features and text streams are
-computed once a batch and used by every setting; settings that are the same fusion (beta 0 in any band) are asked once.
+Axes: models, alpha, beta (or dose), layers, rule, span; what no axis names is as the model's config says. Pictures,
+prompts and picture features are computed once per batch and used by every setting; settings that are the same fusion
+(beta 0 in any band) are asked once.
 Writes to --output: `answers.jsonl` while it runs (the same command goes on where a killed one stopped), then
 `results.json`, `results.parquet`, `report.md` and plots. Scores come from lmms-eval itself, answer by answer as if
 each setting had been run alone.
@@ -21,16 +22,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from ..cli import OneLineParser, UserError, first_line
+from ..cli import OneLineParser, UserError, first_line, run
+from ..files import made_by, read_json, weights_sha256, write_json
 from ..models import model_name
-
-AXES = ("alpha", "beta", "dose", "fusion_layers", "fusion_rule", "fusion_span")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="vift-sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = OneLineParser("vift-sweep", __doc__)
     parser.add_argument("--models", nargs="+", required=True, help="folders or Hub ids of VIFT models")
     parser.add_argument("--tasks", nargs="+", required=True, help="tasks or groups of lmms-eval that generate text")
     parser.add_argument("--include_path", help="folder with more tasks, such as eval/tasks")
@@ -126,7 +124,7 @@ def prepare(spec: dict, output: Path) -> None:
     """Writes `sweep.json`; or finds it equal, so that the sweep goes on."""
     path = output / "sweep.json"
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
         for name in spec:
             if before.get(name) != spec[name]:
                 raise UserError(
@@ -135,41 +133,28 @@ def prepare(spec: dict, output: Path) -> None:
                 )
         return
     output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
+    write_json(path, spec)
 
 
 def ask(lm, number: int, requests: list, settings: list[dict], leaders: list[int], answers: Answers, bar) -> None:
     """Asks every request under every setting that leads its class of equal ones."""
-    from ..engine import Answer, Request
-    from .reuse import Shared, answer
-
     engine = lm.engine
     kwargs = [lm._generation_kwargs(request) for request in requests]
-    resolved = {s: engine.settings(Request(1, fusion=settings[s])) for s in leaders}
-    fused = [s for s in leaders if same_fusion(resolved[s]) != "unfused"]
     for batch, (request, members) in enumerate(lm._batches(requests, kwargs)):
         missing = [s for s in leaders if (number, batch, s) not in answers.lines]
         bar.update((len(leaders) - len(missing)) * len(members))
         if not missing:
             continue
         chosen = [requests[i] for i in members]
-        inputs = engine.inputs([lm._prompt(lm._chat(one)) for one in chosen])
-        shared = Shared.of(engine, inputs, {layer for s in fused if s in missing for layer in resolved[s].layers})
-        known: list[list] = [[] for _ in chosen]
-        for s in leaders:
-            if s in missing:
-                given = settings[s] if s in fused else {"fusion": False}
-                said = answer(engine, shared, replace(request, fusion=given), known)
-                lines = [[q.task_name, q.doc_id, a.text, a.output_tokens, a.truncated] for q, a in zip(chosen, said)]
-                answers.add(number, batch, s, lines)
-                bar.update(len(members))
-            else:
-                said = [Answer(text, 0, *rest) for _, _, text, *rest in answers.lines[number, batch, s]]
-            for row, one in zip(known, said):  # the latest first, each text once
-                row[:] = [one, *(other for other in row if other.text != one.text)]
+        inputs = engine.with_features(engine.inputs([lm._prompt(lm._chat(one)) for one in chosen]))
+        for s in missing:
+            replies = engine.generate(inputs, replace(request, fusion=settings[s]))
+            lines = [[q.task_name, q.doc_id, a.text, a.output_tokens, a.truncated] for q, a in zip(chosen, replies)]
+            answers.add(number, batch, s, lines)
+            bar.update(len(members))
 
 
-def score(task_dict: dict, said: dict, limit: int | None, output: Path) -> dict:
+def score(task_dict: dict, answers: dict, limit: int | None, output: Path) -> dict:
     """lmms-eval's own scores of answers that are already there."""
     from lmms_eval import evaluator
     from lmms_eval.api.model import lmms
@@ -178,7 +163,7 @@ def score(task_dict: dict, said: dict, limit: int | None, output: Path) -> dict:
         is_simple = False
 
         def generate_until(self, requests):
-            return [said[request.task_name, request.doc_id][0] for request in requests]
+            return [answers[request.task_name, request.doc_id][0] for request in requests]
 
         def loglikelihood(self, requests):
             raise NotImplementedError
@@ -191,54 +176,42 @@ def score(task_dict: dict, said: dict, limit: int | None, output: Path) -> dict:
     )
 
 
-def rows_of(result: dict, said: dict, model: str, settings: dict, resolved) -> list[dict]:
-    """One row a (task, metric) of one setting: its axes, value, standard error, share of failing answers."""
+def rows_of(result: dict, answers: dict, model: str, settings: dict, resolved) -> list[dict]:
+    """One row per (task, metric) of one setting: its axes, value, standard error, share of failing answers."""
     from ..answers.outcomes import SIGNS, signs
+    from ..lmms.results import scores
 
     rows = []
     for task, metrics in result["results"].items():
-        mine = [text for (name, _), (text, *_) in said.items() if name == task]
+        mine = [one for (name, _), one in answers.items() if name == task]
         if not mine:
             continue  # a group
-        shown = [signs(text) for text in mine]
+        shown = [signs(text) for text, *_ in mine]
         rates = {f"rate_{sign}": sum(sign in one for one in shown) / len(mine) for sign in SIGNS}
-        cut = [truncated for (name, _), (*_, truncated) in said.items() if name == task]
-        for key, value in metrics.items():
-            metric, _, name = key.partition(",")
-            if not name or "_stderr" in metric or not isinstance(value, int | float):
-                continue
-            error = metrics.get(f"{metric}_stderr,{name}")
-            rows.append(
-                {
-                    "model": model,
-                    "task": task,
-                    "metric": metric if name == "none" else key,
-                    "value": float(value),
-                    "stderr": float(error) if isinstance(error, int | float) else None,
-                    "n": len(mine),
-                    "alpha": resolved.alpha,
-                    "beta": resolved.beta,
-                    "dose": resolved.beta * len(resolved.layers),
-                    "layers": str(settings.get("fusion_layers", "config's")),
-                    "num_layers": len(resolved.layers),
-                    "rule": resolved.rule,
-                    "span": resolved.span,
-                    **rates,
-                    "rate_truncated": sum(cut) / len(cut),
-                }
-            )
+        rates["rate_truncated"] = sum(truncated for *_, truncated in mine) / len(mine)
+        axes = {
+            "alpha": resolved.alpha,
+            "beta": resolved.beta,
+            "dose": resolved.beta * len(resolved.layers),
+            "layers": str(settings.get("fusion_layers", "config's")),
+            "num_layers": len(resolved.layers),
+            "rule": resolved.rule,
+            "span": resolved.span,
+        }
+        for metric, (value, error) in scores(metrics).items():
+            figures = {"metric": metric, "value": value, "stderr": error, "n": len(mine)}
+            rows.append({"model": model, "task": task} | figures | axes | rates)
     return rows
 
 
 def sweep(args: argparse.Namespace, command: str) -> dict:
     """Runs the grid and returns what `results.json` holds."""
     os.environ["TQDM_DISABLE"] = "1"  # lmms-eval's bars; ours says otherwise
-    import torch
     from loguru import logger
     from tqdm import tqdm
 
     from ..engine import Request
-    from ..lmms.model import VIFTChat, fingerprint
+    from ..lmms.model import VIFTChat
 
     logger.disable("lmms_eval")
     settings = grid(args)
@@ -249,7 +222,7 @@ def sweep(args: argparse.Namespace, command: str) -> dict:
             raise UserError(f"--tasks: {name} is a task of type {task.OUTPUT_TYPE}; a sweep takes generate_until")
     spec = {
         "models": args.models,
-        "weights_sha256": [fingerprint(model) for model in args.models],
+        "weights_sha256": [weights_sha256(model) for model in args.models],
         "tasks": sorted(tasks),
         "limit": args.limit,
         "batch_size": args.batch_size,
@@ -281,49 +254,43 @@ def sweep(args: argparse.Namespace, command: str) -> dict:
         lm.clean()
         scored: dict[int, tuple] = {}
         for s in leaders:
-            said = answers.of(number, s)
+            replies = answers.of(number, s)
             with contextlib.redirect_stderr(io.StringIO()):
-                scored[s] = score(task_dict, said, args.limit, args.output), said
+                scored[s] = score(task_dict, replies, args.limit, args.output), replies
         for s, setting in enumerate(settings):
             rows += rows_of(*scored[leader[s]], model_name(path), setting, resolved[s])
     bar.close()
     return {
-        "command": command,
+        "made": made_by(command, *args.models),
         "spec": spec,
         "asked": len(leaders),
         "seconds": round(time.monotonic() - seconds, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
-        "torch": torch.__version__,
         "rows": rows,
     }
 
 
 def flat(task_dict: dict) -> dict:
     """Name -> task, groups opened."""
-    found: dict = {}
+    tasks: dict = {}
     for name, task in task_dict.items():
-        found |= flat(task) if isinstance(task, dict) else {name: task}
-    return found
+        tasks |= flat(task) if isinstance(task, dict) else {name: task}
+    return tasks
+
+
+def command(args: argparse.Namespace, argv: list[str]) -> None:
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit={args.limit} must be at least 1")
+    from .report import write
+
+    for path in write(sweep(args, " ".join(["vift-sweep", *argv])), args.output):
+        print(f"wrote {path}")
 
 
 def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(argv)
-    command = "vift-sweep " + " ".join(sys.argv[1:] if argv is None else map(str, argv))
-    try:
-        if args.limit is not None and args.limit < 1:
-            raise UserError(f"--limit={args.limit} must be at least 1")
-        from .report import write
-
-        results = sweep(args, command)
-        for path in write(results, args.output):
-            print(f"wrote {path}")
-    except (UserError, ValueError) as error:
-        print(f"vift-sweep: error: {first_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("vift-sweep: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return run("vift-sweep", command, args, argv, stopped="stopped; the same command goes on from here")
 
 
 if __name__ == "__main__":

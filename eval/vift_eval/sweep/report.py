@@ -5,28 +5,24 @@ answers that fail, by sign (`answers.outcomes`). The heat map shows the score ov
 more axes (alpha, rule, span, models), each of their combinations is a picture of its own.
 """
 
-import json
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from ..answers.outcomes import SIGNS
+from ..files import made_line, markdown_table, save_figure, write_json
+from ..plots import LINES, STYLE, plt
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 STYLES = {"caption": "-", "repeats": "--", "refusal": "-.", "empty": ":"}
 PICTURE_AXES = ["model", "task", "metric", "alpha", "rule", "span"]
 
 
 def write(results: dict, output: Path) -> list[Path]:
     """Writes all files into `output` and returns their paths."""
-    table = pd.DataFrame(results["rows"])
+    table, made = pd.DataFrame(results["rows"]), results["made"]
     paths = [output / "results.json", output / "results.parquet"]
-    paths[0].write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_json(paths[0], results)
     table.to_parquet(paths[1], index=False)
     x = "dose" if "dose" in results["spec"]["settings"][0] else "beta"
     sections = []
@@ -34,11 +30,14 @@ def write(results: dict, output: Path) -> list[Path]:
     for number, (key, part) in enumerate(table.groupby(PICTURE_AXES, sort=False), 1):
         name = dict(zip(PICTURE_AXES, key))
         title = ", ".join([f"{name['task']}: {name['metric']}", *(f"{axis} {name[axis]}" for axis in varying)])
-        curve, heat = output / f"curve-{number}.png", output / f"heat-{number}.png"
-        draw_curve(part, x, title, curve)
-        draw_heat(part, x, title, heat)
-        paths += [curve, heat]
-        sections.append(section(part, x, title, curve, heat))
+        pictures = {output / f"curve-{number}.png": draw_curve, output / f"heat-{number}.png": draw_heat}
+        for path, draw in pictures.items():
+            with plt.rc_context(STYLE):
+                figure = draw(part, x, title)
+                save_figure(figure, path, made, dpi=120)
+            plt.close(figure)
+        paths += pictures
+        sections.append(section(part, x, title, list(pictures)))
     report = output / "report.md"
     fixed = [f"{axis} {table[axis].iloc[0]}" for axis in ("alpha", "rule", "span") if axis not in varying]
     report.write_text(page(results, sections, fixed), encoding="utf-8")
@@ -49,58 +48,49 @@ def bands(part: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(part["layers"]))
 
 
-def draw_curve(part: pd.DataFrame, x: str, title: str, path: Path) -> None:
+def draw_curve(part: pd.DataFrame, x: str, title: str):
     figure, (above, below) = plt.subplots(
         2, 1, figsize=(8, 6.4), sharex=True, height_ratios=(3, 2), layout="constrained"
     )
     step = 0.008 * (part[x].max() - part[x].min())  # side by side, so that no bar hides another
-    for number, (color, band) in enumerate(zip(COLORS * 9, bands(part))):
+    shown = [sign for sign in SIGNS if part[f"rate_{sign}"].max() > 0]
+    for number, (color, band) in enumerate(zip(LINES * 9, bands(part))):
         line = part[part["layers"] == band].sort_values(x)
         at, error = line[x] + step * (number - (len(bands(part)) - 1) / 2), 1.96 * line["stderr"].fillna(0)
         above.errorbar(at, line["value"], error, color=color, marker="o", ms=4, lw=1.4, label=f"layers {band}")
-        for sign in SIGNS:
-            if part[f"rate_{sign}"].max() > 0:
-                below.plot(line[x], 100 * line[f"rate_{sign}"], STYLES[sign], color=color, lw=1.3)
-    above.set_ylabel(part["metric"].iloc[0].replace("_", " "))
-    beside = {"fontsize": 8, "frameon": False, "loc": "upper left", "bbox_to_anchor": (1, 1)}
-    above.legend(**beside)
-    above.set_title(f"{title} (n = {part['n'].iloc[0]}, bars: 95 %)", fontsize=10, loc="left")
-    shown = [sign for sign in SIGNS if part[f"rate_{sign}"].max() > 0]
+        for sign in shown:
+            below.plot(line[x], 100 * line[f"rate_{sign}"], STYLES[sign], color=color, lw=1.3)
     for sign in shown:
         below.plot([], [], STYLES[sign], color="0.3", label=sign)
-    if shown:
-        below.legend(**beside)
+    above.set_ylabel(part["metric"].iloc[0].replace("_", " "))
+    above.set_title(f"{title} (n = {part['n'].iloc[0]}, bars: 95 %)", fontsize=10, loc="left")
+    for axes in (above, below) if shown else (above,):
+        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     below.set_ylabel("failing answers, %")
     below.set_ylim(bottom=0)
     below.set_xlabel("β × number of fused layers" if x == "dose" else "β")
-    for axes in (above, below):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return figure
 
 
-def draw_heat(part: pd.DataFrame, x: str, title: str, path: Path) -> None:
-    rows, columns = bands(part), sorted(part[x].unique())
-    values = pivot(part, x).to_numpy()
-    figure, axes = plt.subplots(figsize=(1.6 + 0.85 * len(columns), 1.5 + 0.5 * len(rows)), layout="constrained")
+def draw_heat(part: pd.DataFrame, x: str, title: str):
+    values = pivot(part, x)
+    shape = (1.6 + 0.85 * len(values.columns), 1.5 + 0.5 * len(values))
+    figure, axes = plt.subplots(figsize=shape, layout="constrained")
     image = axes.imshow(values, aspect="auto", cmap="viridis")
     middle = (np.nanmin(values) + np.nanmax(values)) / 2
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            text, color = (
-                f"{value:.3f}" if abs(value) <= 1 else f"{value:.1f}",
-                "white" if value <= middle else "black",
-            )
+            text = f"{value:.3f}" if abs(value) <= 1 else f"{value:.1f}"
+            color = "white" if value <= middle else "black"
             axes.text(column, row, text, color=color, ha="center", va="center", fontsize=8)
-    axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xticks(range(len(values.columns)), [f"{value:g}" for value in values.columns])
+    axes.set_yticks(range(len(values)), values.index)
     axes.set_xlabel("dose" if x == "dose" else "β")
     axes.set_ylabel("fused layers")
     axes.set_title(title, fontsize=10, loc="left")
+    axes.grid(visible=False)
     figure.colorbar(image, ax=axes, label=part["metric"].iloc[0].replace("_", " "))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return figure
 
 
 def pivot(part: pd.DataFrame, x: str) -> pd.DataFrame:
@@ -109,31 +99,25 @@ def pivot(part: pd.DataFrame, x: str) -> pd.DataFrame:
     )
 
 
-def section(part: pd.DataFrame, x: str, title: str, curve: Path, heat: Path) -> str:
+def section(part: pd.DataFrame, x: str, title: str, pictures: list[Path]) -> str:
     values = pivot(part, x)
-    lines = [
-        f"| layers \\ {x} | " + " | ".join(f"{value:g}" for value in values.columns) + " |",
-        "|---|" + "---|" * len(values.columns),
-    ]
-    for band, row in values.iterrows():
-        lines.append(f"| {band} | " + " | ".join("" if np.isnan(v) else f"{v:.3f}" for v in row) + " |")
+    rows = [[band, *("" if np.isnan(v) else f"{v:.3f}" for v in row)] for band, row in values.iterrows()]
+    table = markdown_table([f"layers \\ {x}", *(f"{value:g}" for value in values.columns)], rows)
+    failing = ", ".join(f"{sign} {100 * part[f'rate_{sign}'].max():.0f} %" for sign in SIGNS)
+    images = "\n\n".join(f"![{title}]({path.name})" for path in pictures)
     return (
-        f"## {title}\n\n" + "\n".join(lines) + f"\n\n![{title}]({curve.name})\n\n![{title}]({heat.name})\n\n"
-        f"Largest standard error: {part['stderr'].max():.3f}. "
-        f"Failing answers at most: "
-        + ", ".join(f"{sign} {100 * part[f'rate_{sign}'].max():.0f} %" for sign in SIGNS)
-        + ".\n"
+        f"## {title}\n\n{table}\n\n{images}\n\nLargest standard error: {part['stderr'].max():.3f}. "
+        f"Failing answers at most: {failing}.\n"
     )
 
 
 def page(results: dict, sections: list[str], fixed: list[str]) -> str:
     spec = results["spec"]
-    count = len(spec["settings"])
     return (
         f"# Sweep of {', '.join(spec['tasks'])}\n\n"
-        f"{count} settings, {results['asked']} of them different, {len(spec['models'])} model(s)"
+        f"{len(spec['settings'])} settings, {results['asked']} of them different, {len(spec['models'])} model(s)"
         f"{'; all with ' + ', '.join(fixed) if fixed else ''}. A setting that is "
-        "chosen here is chosen on these questions: confirm it on others.\n\n" + "\n".join(sections) + "\nMade by:\n\n"
-        f"```\n{results['command']}\n```\n\n{results['seconds']} s, {results['cpu_seconds']} s of CPU "
-        f"(of the last run of that command), torch {results['torch']}.\n"
+        "chosen here is chosen on these questions: confirm it on others.\n\n" + "\n".join(sections) + "\n"
+        f"Made by {made_line(results['made'])}; {results['seconds']} s, {results['cpu_seconds']} s of CPU "
+        "(of the last run of that command).\n"
     )
