@@ -42,7 +42,7 @@ micro: $(STAMP)-train
 	@$(VENV)/bin/vift-micro --output runs/vift-micro $(ARGS)
 
 # Every claim of the paper over three seeds; stopped or killed, it goes on where it was. Writes docs/results/paper/.
-paper: $(STAMP)-train
+paper: $(STAMP)-studies
 	@$(VENV)/bin/python -m vift_studies.paper $(ARGS)
 
 # Another port: make space ARGS="--port 8000"
@@ -72,7 +72,7 @@ $(STAMP)-torch: $(STAMP)-venv constraints.txt
 	$(PIP) install $(TORCH_ARGS) $(TORCH)
 	@touch $@
 
-$(STAMP)-microworld $(STAMP)-train $(STAMP)-space: $(STAMP)-%: $(STAMP)-torch $(FILES)
+$(STAMP)-microworld $(STAMP)-train $(STAMP)-studies $(STAMP)-space: $(STAMP)-%: $(STAMP)-torch $(FILES)
 	$(PIP) install -c constraints.txt -e '.[$*]'
 	@touch $@
 

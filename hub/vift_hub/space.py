@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         assemble(Path(arguments[0]))
     except FileExistsError:
-        print(f"assemble: error: {arguments[0]} exists; name a new folder", file=sys.stderr)
+        print(f"vift_hub.space: error: {arguments[0]} exists; name a new folder", file=sys.stderr)
         return 2
     print(f"wrote {arguments[0]}")
     return 0

@@ -1,12 +1,10 @@
 """A user of the Hub: an environment that knows the Hub on localhost, and a Python that lacks our packages."""
 
 import os
-import tomllib
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.imports import PYPROJECT, ROOT
+
 BUNDLED = ROOT / "checkpoints" / "vift-micro"
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = sorted({name.split(".")[0] for name in PYPROJECT["tool"]["setuptools"]["packages"]})
 HIDE_OUR_PACKAGES = f"import sys\n\nfor name in {PACKAGES}:\n    sys.modules[name] = None\n"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from vift_hub import space as assemble
+from vift_hub.space import main as assemble
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,15 +31,15 @@ def test_what_a_space_installs_is_what_was_tested():
 
 
 def test_the_header_is_what_a_space_reads():
-    found = header()
-    assert (found["sdk"], found["license"]) == ("gradio", "apache-2.0")
-    assert (ROOT / found["app_file"]).is_file() and len(found["short_description"]) <= 60
-    assert found["suggested_hardware"] == "cpu-basic"
+    fields = header()
+    assert (fields["sdk"], fields["license"]) == ("gradio", "apache-2.0")
+    assert (ROOT / fields["app_file"]).is_file() and len(fields["short_description"]) <= 60
+    assert fields["suggested_hardware"] == "cpu-basic"
 
 
 def test_the_assembled_folder_runs_without_the_repository(tmp_path, capsys):
     target = tmp_path / "space"
-    assert assemble.main([str(target)]) == 0
+    assert assemble([str(target)]) == 0
     assert {"README.md", "requirements.txt", "LICENSE"} < {path.name for path in target.iterdir()}
     # -S: no editable install is found; only the packages that a Space would have, and the folder
     code = (
@@ -54,7 +54,7 @@ def test_the_assembled_folder_runs_without_the_repository(tmp_path, capsys):
     ran = subprocess.run([sys.executable, "-S", "-c", code], cwd=target, env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert len(ran.stdout.split()) == 5 and all(line.startswith(str(target)) for line in ran.stdout.split())
-    assert assemble.main([str(target)]) == 2 and "exists" in capsys.readouterr().err
+    assert assemble([str(target)]) == 2 and "exists" in capsys.readouterr().err
 
 
 def test_a_model_that_is_none_is_one_line_and_status_2(tmp_path, capsys):
