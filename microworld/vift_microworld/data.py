@@ -158,19 +158,16 @@ def _questions(count: int, seed: int, split: str, purpose: str, families=None) -
     for i, scene in enumerate(scenes):
         rng = _rng(seed, split, purpose, i)
         family = families[i % len(families)]  # families take turns; a scene may not allow one
-        asked = questions.ask(scene, family, rng)
-        if asked is None:
+        pair = questions.ask(scene, family, rng)
+        if pair is None:
             if all(questions.ask(scene, name, _rng(seed, split, purpose, i)) is None for name in families):
                 raise ValueError(f"families={families} allow no question about scene {i}: name one more")
-            family, *asked = questions.ask_any(scene, rng, families)
-        question, answer = asked
-        columns["messages"].append([user_turn(question, image=True)])
-        columns["modality"].append("image")
-        columns["id"].append(f"{split}/{seed}/{i}")
-        columns["family"].append(family)
-        columns["question"].append(question)
-        columns["answer"].append(answer)
-        columns["scene_text"].append(language.scene_words(scene))
+            family, *pair = questions.ask_any(scene, rng, families)
+        question, answer = pair
+        row = {"messages": [user_turn(question, image=True)], "modality": "image", "id": f"{split}/{seed}/{i}"}
+        row |= {"family": family, "question": question, "answer": answer, "scene_text": language.scene_words(scene)}
+        for name, value in row.items():
+            columns[name].append(value)
     columns["images"] = [[picture] for picture in encode_pictures(scenes)]
     return columns
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from .data import detailed_captions, text_instructions, web_captions
 
 
-def _said(messages: list[dict], role: str) -> str:
+def _turn(messages: list[dict], role: str) -> str:
     return next(m["content"][-1]["text"] for m in messages if m["role"] == role)
 
 
@@ -22,14 +22,17 @@ def write_captions(rows, folder: Path) -> None:
     with (folder / "metadata.jsonl").open("w", encoding="utf-8") as lines:
         for number, row in enumerate(rows):
             row["images"][0].save(folder / f"{number:06d}.png")
-            entry = {"file_name": f"{number:06d}.png", "text": _said(row["messages"], "assistant")}
+            entry = {"file_name": f"{number:06d}.png", "text": _turn(row["messages"], "assistant")}
             lines.write(json.dumps(entry) + "\n")
 
 
 def write_instructions(rows, file: Path) -> None:
     with file.open("w", encoding="utf-8") as lines:
         for row in rows:
-            entry = {"instruction": _said(row["messages"], "user"), "output": _said(row["messages"], "assistant")}
+            entry = {
+                "instruction": _turn(row["messages"], "user"),
+                "output": _turn(row["messages"], "assistant"),
+            }
             lines.write(json.dumps(entry) + "\n")
 
 

@@ -10,28 +10,29 @@ import random
 from .scenes import COLORS, Scene
 
 
-def _color_at(scene: Scene, rng: random.Random):
-    o = rng.choice(scene.objects)
-    ask = rng.choice(("what color is the digit at the {} ?", "what is the color at the {} ?"))
-    return ask.format(o.where), o.color
+def _about_one(shown: str, wanted: str, *asks: str):
+    """A family that shows one attribute of a digit and asks for another."""
+
+    def family(scene: Scene, rng: random.Random):
+        o = rng.choice(scene.objects)
+        return rng.choice(asks).format(getattr(o, shown)), str(getattr(o, wanted))
+
+    return family
 
 
-def _digit_at(scene: Scene, rng: random.Random):
-    o = rng.choice(scene.objects)
-    ask = rng.choice(("which digit is at the {} ?", "what is the digit at the {} ?"))
-    return ask.format(o.where), str(o.digit)
+def _about_two(ask: str, answer):
+    """A family that names two places; `answer` takes the digits that are there."""
+
+    def family(scene: Scene, rng: random.Random):
+        a, b = rng.sample(scene.objects, 2)
+        return ask.format(a.where, b.where), answer(a.digit, b.digit)
+
+    return family
 
 
-def _place_of(scene: Scene, rng: random.Random):
-    o = rng.choice(scene.objects)
-    ask = rng.choice(("where is the {} ?", "at which place is the {} ?"))
-    return ask.format(o.digit), o.where
-
-
-def _color_of(scene: Scene, rng: random.Random):
-    o = rng.choice(scene.objects)
-    ask = rng.choice(("what color is the {} ?", "which color has the {} ?"))
-    return ask.format(o.digit), o.color
+def _about_all(answer, *asks: str):
+    """A family whose answer depends on all objects."""
+    return lambda scene, rng: (rng.choice(asks), str(answer(scene.objects)))
 
 
 def _digit_of_color(scene: Scene, rng: random.Random):
@@ -44,50 +45,12 @@ def _digit_of_color(scene: Scene, rng: random.Random):
     return ask.format(o.color), str(o.digit)
 
 
-def _count(scene: Scene, rng: random.Random):
-    ask = rng.choice(("how many digits are there ?", "what is the number of digits ?"))
-    return ask, str(len(scene.objects))
-
-
 def _count_color(scene: Scene, rng: random.Random):
     # half of the time a colour that occurs, else any colour
     present = [o.color for o in scene.objects]
     color = rng.choice(present) if rng.random() < 0.5 else rng.choice(tuple(COLORS))
     ask = rng.choice(("how many digits are {} ?", "how many {} digits are there ?"))
     return ask.format(color), str(present.count(color))
-
-
-def _largest(scene: Scene, rng: random.Random):
-    ask = rng.choice(("what is the largest digit ?", "which digit is the largest ?"))
-    return ask, str(max(o.digit for o in scene.objects))
-
-
-def _smallest(scene: Scene, rng: random.Random):
-    ask = rng.choice(("what is the smallest digit ?", "which digit is the smallest ?"))
-    return ask, str(min(o.digit for o in scene.objects))
-
-
-def _color_of_largest(scene: Scene, rng: random.Random):
-    ask = rng.choice(("what color is the largest digit ?", "which color has the largest digit ?"))
-    return ask, max(scene.objects, key=lambda o: o.digit).color
-
-
-def _larger(scene: Scene, rng: random.Random):
-    a, b = rng.sample(scene.objects, 2)
-    ask = "is the digit at the {} larger than the digit at the {} ?"
-    return ask.format(a.where, b.where), "yes" if a.digit > b.digit else "no"
-
-
-def _sum(scene: Scene, rng: random.Random):
-    a, b = rng.sample(scene.objects, 2)
-    ask = "what is the sum of the digits at the {} and the {} ?"
-    return ask.format(a.where, b.where), str(a.digit + b.digit)
-
-
-def _difference(scene: Scene, rng: random.Random):
-    a, b = rng.sample(scene.objects, 2)
-    ask = "what is the difference of the digits at the {} and the {} ?"
-    return ask.format(a.where, b.where), str(abs(a.digit - b.digit))
 
 
 def _left_or_above(scene: Scene, rng: random.Random):
@@ -112,19 +75,31 @@ def _same_color(scene: Scene, rng: random.Random):
 
 
 FAMILIES = {
-    "color_at": _color_at,
-    "digit_at": _digit_at,
-    "place_of": _place_of,
-    "color_of": _color_of,
+    "color_at": _about_one("where", "color", "what color is the digit at the {} ?", "what is the color at the {} ?"),
+    "digit_at": _about_one("where", "digit", "which digit is at the {} ?", "what is the digit at the {} ?"),
+    "place_of": _about_one("digit", "where", "where is the {} ?", "at which place is the {} ?"),
+    "color_of": _about_one("digit", "color", "what color is the {} ?", "which color has the {} ?"),
     "digit_of_color": _digit_of_color,
-    "count": _count,
+    "count": _about_all(len, "how many digits are there ?", "what is the number of digits ?"),
     "count_color": _count_color,
-    "largest": _largest,
-    "smallest": _smallest,
-    "color_of_largest": _color_of_largest,
-    "larger": _larger,
-    "sum": _sum,
-    "difference": _difference,
+    "largest": _about_all(
+        lambda objects: max(o.digit for o in objects), "what is the largest digit ?", "which digit is the largest ?"
+    ),
+    "smallest": _about_all(
+        lambda objects: min(o.digit for o in objects), "what is the smallest digit ?", "which digit is the smallest ?"
+    ),
+    "color_of_largest": _about_all(
+        lambda objects: max(objects, key=lambda o: o.digit).color,
+        "what color is the largest digit ?",
+        "which color has the largest digit ?",
+    ),
+    "larger": _about_two(
+        "is the digit at the {} larger than the digit at the {} ?", lambda a, b: "yes" if a > b else "no"
+    ),
+    "sum": _about_two("what is the sum of the digits at the {} and the {} ?", lambda a, b: str(a + b)),
+    "difference": _about_two(
+        "what is the difference of the digits at the {} and the {} ?", lambda a, b: str(abs(a - b))
+    ),
     "left_or_above": _left_or_above,
     "same_color": _same_color,
 }

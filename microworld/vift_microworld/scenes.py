@@ -91,11 +91,8 @@ def glyph_indices(split: str) -> dict[int, tuple[int, ...]]:
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     _, target = _digits()
-    found: dict[int, list[int]] = {digit: [] for digit in range(10)}
-    for index, digit in enumerate(target.tolist()):
-        if SPLIT_OF[index % 10] == split:
-            found[digit].append(index)
-    return {digit: tuple(indices) for digit, indices in found.items()}
+    indices = [index for index in range(len(target)) if SPLIT_OF[index % 10] == split]
+    return {digit: tuple(index for index in indices if target[index] == digit) for digit in range(10)}
 
 
 @lru_cache(maxsize=1)
@@ -137,19 +134,12 @@ def render(scenes: list[Scene]) -> np.ndarray:
     bank = _glyph_bank()
     pictures = np.empty((len(scenes), IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     pictures[:] = np.array(BACKGROUND, dtype=np.uint8)
-    numbers, places, glyphs, shifts, colors = [], [], [], [], []
-    for number, scene in enumerate(scenes):
-        for item in scene.objects:
-            numbers.append(number)
-            places.append(item.place)
-            glyphs.append(item.glyph)
-            shifts.append(item.shift)
-            colors.append(COLORS[item.color])
-    if not numbers:
-        return pictures
-    number, place = np.array(numbers), np.array(places)
-    ink = bank[np.array(glyphs), np.array(shifts)].astype(np.uint16)[..., None]  # (M, 16, 16, 1)
-    color = np.array(colors, dtype=np.uint16)[:, None, None, :]
+    objects = [
+        (n, o.place, o.glyph, o.shift, *COLORS[o.color]) for n, scene in enumerate(scenes) for o in scene.objects
+    ]
+    number, place, glyph, shift, *color = np.array(objects, dtype=int).reshape(-1, 7).T
+    ink = bank[glyph, shift].astype(np.uint16)[..., None]  # (M, 16, 16, 1)
+    color = np.stack(color, axis=-1).astype(np.uint16)[:, None, None, :]
     background = np.array(BACKGROUND, dtype=np.uint16)
     drawn = ((ink * color + (16 - ink) * background) // 16).astype(np.uint8)
     # a view with one axis per grid row and column, so that all objects are written at once

@@ -80,17 +80,17 @@ def test_caption_training_never_holds_a_visual_question():
             user, assistant = row["messages"]
             queries.update(part["text"] for part in user["content"] if part["text"])
             assert is_caption(assistant["content"][0]["text"])
-    asked = set(visual_questions(600)["question"]) | set(visual_instructions(600)["question"])
-    assert len(queries) > 100 and not asked & queries
+    visual = set(visual_questions(600)["question"]) | set(visual_instructions(600)["question"])
+    assert len(queries) > 100 and not visual & queries
 
 
 def test_caption_queries_come_from_the_named_pools_in_the_given_share():
     for build in (web_captions, detailed_captions):
         users = [row["messages"][0]["content"] for row in build(300, no_query_share=0.25, queries=["naming", "web"])]
-        asked = [content[1]["text"] for content in users if len(content) == 2]
-        assert 0.15 < 1 - len(asked) / 300 < 0.35
-        assert 0.4 < asked.count(language.WEB_QUERY) / len(asked) < 0.6
-        assert not set(asked) & {*language.CAPTION_QUERIES, *language.ASKING_QUERIES} and len(set(asked)) > 30
+        queries = [content[1]["text"] for content in users if len(content) == 2]
+        assert 0.15 < 1 - len(queries) / 300 < 0.35
+        assert 0.4 < queries.count(language.WEB_QUERY) / len(queries) < 0.6
+        assert not set(queries) & {*language.CAPTION_QUERIES, *language.ASKING_QUERIES} and len(set(queries)) > 30
 
 
 def test_the_query_of_web_captions_gets_one_in_detailed_data_too():
@@ -108,8 +108,8 @@ def test_captions_hold_the_facts():
             assert f"{item.where} {item.name}" in detailed
             assert item.name in language.brief_caption(scene)
             assert f"{item.where} {item.name}" in language.scene_words(scene)
-        said = re.findall(r"\d", language.web_caption(scene, random.Random(i)))
-        assert said and {int(d) for d in said} <= {o.digit for o in scene.objects}
+        digits = re.findall(r"\d", language.web_caption(scene, random.Random(i)))
+        assert digits and {int(d) for d in digits} <= {o.digit for o in scene.objects}
         assert is_caption(detailed) and is_caption(language.brief_caption(scene))
 
 

@@ -62,14 +62,14 @@ def derive(family, question, words):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_answer_follows_from_the_words(family):
-    asked = 0
+    count = 0
     for i, scene in enumerate(sample_scenes(200, 11, "test")):
         result = ask(scene, family, random.Random(i))
         if result is not None:
-            asked += 1
+            count += 1
             question, answer = result
             assert derive(family, question, scene_words(scene)) == answer
-    assert asked > 100
+    assert count > 100
 
 
 def test_there_are_at_least_ten_families_and_unknown_ones_are_refused():
