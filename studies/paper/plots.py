@@ -45,7 +45,7 @@ def conditions(results: dict):
             right.text(spent["ms"], row, f" {spent['tokens']:.0f}", va="center", fontsize=7)
     left.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     left.set_xlabel(f"right answers in %, test split ({results['n_test']} questions a seed); ticks: seeds")
-    right.set_xlabel("CPU milliseconds an answer; beside the bar: its tokens")
+    right.set_xlabel("CPU ms an answer; number: tokens")
     left.set_xlim(left=0)
     right.margins(x=0.15)
     return figure
