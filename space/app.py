@@ -49,11 +49,11 @@ def examples(folder: Path) -> list[list]:
     rows = []
     scenes = iter(sample_scenes(100, 0, "test", "space"))
     for family in EXAMPLE_FAMILIES:
-        while (asked := ask(scene := next(scenes), family, random.Random(family))) is None:
+        while (pair := ask(scene := next(scenes), family, random.Random(family))) is None:
             pass
         path = folder / f"{family}.png"
         scene_picture(scene).save(path)
-        rows.append([str(path), *asked, language.scene_words(scene)])
+        rows.append([str(path), *pair, language.scene_words(scene)])
     return rows
 
 
@@ -85,9 +85,8 @@ def about(engine: Engine) -> str:
         else ""
     )
     card = Path(engine.name) / "README.md"
-    text = (
-        re.sub(r"\A---\n.*?\n---\n", "", card.read_text(encoding="utf-8"), flags=re.DOTALL) if card.is_file() else ""
-    )
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
     return (
         f"**Model**: {where}, {engine.model.num_parameters() / 1e6:.1f} million parameters, {engine.num_layers} "
         f"layers, on {engine.device}. Its own fusion: {', '.join(f'{k} {v}' for k, v in settings.items())}.\n\n{world}"
@@ -108,13 +107,13 @@ def build(engine: Engine) -> gr.Blocks:
     gr.set_static_paths(folder := tempfile.mkdtemp(prefix="vift-space-examples-"))
     endpoints, named, rows = Endpoints(engine), presets(engine.config), examples(Path(folder))
     alpha0, beta0, first0, stop0, rule0, span0 = named[DEFAULT]
-    opening, spoken, strip0 = rows[0], ("", ""), None
+    opening, answers, strip0 = rows[0], ("", ""), None
     if engine.small:  # answers for the first view, which warm the model up, too
         for row in rows:
-            *_, said = endpoints.ask(Image.open(row[0]), row[1], *named[DEFAULT], engine.longest)
-            if row is rows[0] or said[0] != row[2] == said[1]:
-                opening, spoken = row, said
-            if said[0] != row[2] == said[1]:
+            *_, both = endpoints.ask(Image.open(row[0]), row[1], *named[DEFAULT], engine.longest)
+            if row is rows[0] or both[0] != row[2] == both[1]:
+                opening, answers = row, both
+            if both[0] != row[2] == both[1]:
                 break
         strip0, _ = endpoints.sweep(Image.open(opening[0]), opening[1], *named[DEFAULT], engine.longest)
 
@@ -134,24 +133,9 @@ def build(engine: Engine) -> gr.Blocks:
                 beta = gr.Slider(0, 2, beta0, step=0.01, label="β, the weight of the question alone", elem_id="beta")
                 ask_button = gr.Button("Ask", variant="primary", elem_id="ask")
                 with gr.Row():
-                    plain = gr.Textbox(
-                        spoken[0],
-                        label="Without fusion",
-                        lines=4,
-                        max_lines=12,
-                        interactive=False,
-                        min_width=140,
-                        elem_id="plain",
-                    )
-                    fused = gr.Textbox(
-                        spoken[1],
-                        label="With fusion",
-                        lines=4,
-                        max_lines=12,
-                        interactive=False,
-                        min_width=140,
-                        elem_id="fused",
-                    )
+                    box = {"lines": 4, "max_lines": 12, "interactive": False, "min_width": 140}
+                    plain = gr.Textbox(answers[0], label="Without fusion", elem_id="plain", **box)
+                    fused = gr.Textbox(answers[1], label="With fusion", elem_id="fused", **box)
                 answer = gr.Textbox(opening[2], label="Right answer", interactive=False, elem_id="answer")
                 remark = gr.Markdown(elem_id="remark")
         gr.Examples(
@@ -161,9 +145,8 @@ def build(engine: Engine) -> gr.Blocks:
         with gr.Accordion("Advanced: α, layers, rule, tokens, presets", open=False, elem_id="advanced"):
             preset = gr.Radio(list(named), value=DEFAULT, label="Preset", elem_id="preset")
             with gr.Row():
-                alpha = gr.Slider(
-                    0, 2, alpha0, step=0.01, label="α, the weight of picture and question", elem_id="alpha"
-                )
+                weight = "α, the weight of picture and question"
+                alpha = gr.Slider(0, 2, alpha0, step=0.01, label=weight, elem_id="alpha")
                 first = gr.Slider(0, engine.num_layers - 1, first0, step=1, label="First fused layer", elem_id="first")
                 stop = gr.Slider(1, engine.num_layers, stop0, step=1, label="Up to layer, without it", elem_id="stop")
             rule = gr.Radio(list(FUSION_RULES), value=rule0, label="Rule", elem_id="rule")
@@ -196,14 +179,14 @@ def build(engine: Engine) -> gr.Blocks:
         seed = gr.Number(None, label="seed", precision=0, visible=False)
 
         knobs = [alpha, beta, first, stop, rule, span]
-        asked = [picture, question, *knobs]
+        request = [picture, question, *knobs]
         slots = {"concurrency_id": "model", "concurrency_limit": 2 if engine.small else 1}
         gr.on(
-            [ask_button.click, question.submit, beta.release], endpoints.ask, [*asked, tokens], [plain, fused, remark],
-            api_name="ask", **slots,
+            [ask_button.click, question.submit, beta.release], endpoints.ask, [*request, tokens],
+            [plain, fused, remark], api_name="ask", **slots,
         )  # fmt: skip
-        sweep_button.click(endpoints.sweep, [*asked, tokens], [strip, points], api_name="sweep", **slots)
-        map_button.click(endpoints.movement, asked, [heat, moved], api_name="movement", **slots)
+        sweep_button.click(endpoints.sweep, [*request, tokens], [strip, points], api_name="sweep", **slots)
+        map_button.click(endpoints.movement, request, [heat, moved], api_name="movement", **slots)
         gr.on(
             [send.click, message.submit], endpoints.chat, [message, history, picture, use, *knobs, tokens],
             [message, history], api_name="chat", **slots,
@@ -212,7 +195,7 @@ def build(engine: Engine) -> gr.Blocks:
 
         private = {"api_visibility": "private"}
         clear.click(lambda: [], None, history, **private)
-        preset.input(lambda name: named[name], preset, [alpha, beta, first, stop, rule, span], **private)
+        preset.input(lambda name: named[name], preset, knobs, **private)
         # the right answer is that of the scene's own question
         question.input(None, None, answer, js="() => ''", **private)
         picture.clear(lambda: ("", ""), None, [answer, words], **private)

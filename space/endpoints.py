@@ -43,18 +43,8 @@ class Endpoints:
         self.beta_top = min(2.0, 6 * abs(engine.defaults.beta) or 0.6)  # where the strip ends
 
     @messages_only
-    def ask(
-        self,
-        picture,
-        question: str,
-        alpha: float,
-        beta: float,
-        first_layer: int,
-        stop_layer: int,
-        rule: str,
-        span: str,
-        max_new_tokens: int,
-    ):
+    def ask(self, picture, question: str, alpha: float, beta: float, first_layer: int, stop_layer: int,
+            rule: str, span: str, max_new_tokens: int):  # fmt: skip
         """
         Ask a question about a picture, without and with ability fusion.
 
@@ -81,18 +71,8 @@ class Endpoints:
             yield plain, fused, remark
 
     @messages_only
-    def sweep(
-        self,
-        picture,
-        question: str,
-        alpha: float,
-        beta: float,
-        first_layer: int,
-        stop_layer: int,
-        rule: str,
-        span: str,
-        max_new_tokens: int,
-    ):
+    def sweep(self, picture, question: str, alpha: float, beta: float, first_layer: int, stop_layer: int,
+              rule: str, span: str, max_new_tokens: int):  # fmt: skip
         """
         Ask the same question at growing beta: where descriptions end, where answers begin, where garbage starts.
 
@@ -124,17 +104,8 @@ class Endpoints:
         return views.strip(question, points, blind, beta), points
 
     @messages_only
-    def movement(
-        self,
-        picture,
-        question: str,
-        alpha: float,
-        beta: float,
-        first_layer: int,
-        stop_layer: int,
-        rule: str,
-        span: str,
-    ):
+    def movement(self, picture, question: str, alpha: float, beta: float, first_layer: int, stop_layer: int,
+                 rule: str, span: str):  # fmt: skip
         """
         How far fusion moves each token of the prompt, layer by layer.
 
@@ -152,24 +123,12 @@ class Endpoints:
             The heat map as HTML, and its numbers: {"tokens", "layers", "moved"}, moved as shares of each length.
         """
         turns, fusion = user_turn(picture, question), band(first_layer, stop_layer, rule, span)
-        found = self.engine.movement(turns, picture, {"alpha": alpha, "beta": beta} | fusion)
-        return views.heat_map(found, range(int(first_layer), int(stop_layer))), found
+        movement = self.engine.movement(turns, picture, {"alpha": alpha, "beta": beta} | fusion)
+        return views.heat_map(movement, range(int(first_layer), int(stop_layer))), movement
 
     @messages_only
-    def chat(
-        self,
-        message: str,
-        history: list,
-        picture,
-        fused: bool,
-        alpha: float,
-        beta: float,
-        first_layer: int,
-        stop_layer: int,
-        rule: str,
-        span: str,
-        max_new_tokens: int,
-    ):
+    def chat(self, message: str, history: list, picture, fused: bool, alpha: float, beta: float,
+             first_layer: int, stop_layer: int, rule: str, span: str, max_new_tokens: int):  # fmt: skip
         """
         One more turn of a conversation about a picture.
 

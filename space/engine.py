@@ -163,16 +163,9 @@ class Engine:
         def run():
             try:
                 self.model.generate(
-                    **inputs,
-                    fusion=True,
-                    alpha=alpha,
-                    beta=beta,
-                    **fusion,
-                    do_sample=False,
-                    max_new_tokens=new_tokens,
-                    streamer=streamer,
-                    stopping_criteria=[stopped],
-                )
+                    **inputs, fusion=True, alpha=alpha, beta=beta, **fusion, do_sample=False,
+                    max_new_tokens=new_tokens, streamer=streamer, stopping_criteria=[stopped],
+                )  # fmt: skip
             except Exception as error:  # raised again where the visitor is
                 failure.append(error)
             finally:

@@ -34,8 +34,8 @@ def check_text(text: str, special_tokens: list[str]) -> None:
     for token in special_tokens:
         if token in text:
             raise ValueError(f"the question holds {token}, which stands for something else in a prompt")
-    if found := MARKUP.search(text):
-        raise ValueError(f"the question holds markup ({found[0][:20]}): ask in plain words")
+    if markup := MARKUP.search(text):
+        raise ValueError(f"the question holds markup ({markup[0][:20]}): ask in plain words")
 
 
 # The next two take the place of a component's own `preprocess`, on the instance: deriving a class from a component
