@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 from .cli import UserError, first_line
@@ -95,6 +96,12 @@ def machine() -> str:
         f"{names[0] if names else platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}"
     )
+
+
+def script_line(file: str, argv: list[str] | None) -> str:
+    """How the script `file` of this checkout was called."""
+    words = sys.argv[1:] if argv is None else argv
+    return " ".join(["python", str(Path(file).resolve().relative_to(ROOT)), *words])
 
 
 def made_by(command: str, *models) -> dict:

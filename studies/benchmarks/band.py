@@ -9,7 +9,6 @@ Memory: bytes of gradients and AdamW's moments, counted from the tensors.
 """
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
+from vift_eval.files import made_by, script_line, write_json
 from vift_train.trainer import is_trained
 
 
@@ -121,7 +121,7 @@ def main(argv=None):
         )
     if args.json:
         shape = {"layers": args.layers, "width": args.width, "steps": args.steps, "threads": torch.get_num_threads()}
-        args.json.write_text(json.dumps({**shape, "results": results}, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, {"made": made_by(script_line(__file__, argv)), **shape, "results": results})
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
 """The estimators of `vift_layers.geometry` against maintained libraries, and what a large analysis costs.
 
-    python studies/benchmarks/estimators.py agree --reference OTHER/bin/python --json docs/results/estimators/agree.json
-    python studies/benchmarks/estimators.py naive --json docs/results/estimators/naive.json
-    python studies/benchmarks/estimators.py cost --json docs/results/estimators/cost.json
+    python studies/benchmarks/estimators.py agree --reference OTHER/bin/python --json FILE
+    python studies/benchmarks/estimators.py naive --json FILE
+    python studies/benchmarks/estimators.py cost --json FILE
 
-`agree`: DADApy and scikit-dimension pin other versions than ours, so they run in an environment of their own (`python
--m venv OTHER && OTHER/bin/pip install dadapy==0.3.3 scikit-dimension`), on the same points; CKA is compared with
-ckatorch, if it can be imported here (`pip install --no-deps ckatorch`). `naive`: the same figures by the plain
-loop, a point at a time, each metric by itself, side by side in turn. `cost`: 2500 items, 28 layers of width 3584
-(random vectors in the place of hidden states), written as `capture` writes them and measured layer by layer; CPU time
-after each layer, and peak memory.
+What they wrote is in docs/results/estimators. `agree`: DADApy and scikit-dimension pin other versions than ours, so
+they run in an environment of their own (`python -m venv OTHER && OTHER/bin/pip install dadapy==0.3.3
+scikit-dimension`), on the same points; CKA is compared with ckatorch, if it can be imported here (`pip install
+--no-deps ckatorch`). `naive`: the same figures by the plain loop, a point at a time, each metric by itself, side by
+side in turn. `cost`: 2500 items, 28 layers of width 3584 (random vectors in the place of hidden states), written as
+`capture` writes them and measured layer by layer; CPU time after each layer, and peak memory.
 """
 
 import argparse
+import contextlib
 import json
 import resource
 import subprocess
@@ -22,54 +23,55 @@ from pathlib import Path
 
 import numpy as np
 
+with contextlib.suppress(ImportError):  # in the environment of `reference`
+    from vift_eval.files import made_by, script_line, write_json
+    from vift_layers import geometry as g
+
 K = 30
 
 
 def clouds() -> dict[str, np.ndarray]:
     """Pairs a, b of 1000 points in 64 dimensions, of several intrinsic dimensions."""
-    found = {}
+    points = {}
     for d in (2, 5, 10, 20):
         rng = np.random.default_rng(d)
         inner = rng.standard_normal((1000, d))
         basis, other = (np.linalg.qr(rng.standard_normal((64, d)))[0] for _ in range(2))
-        found[f"d{d}_a"] = inner @ basis.T
-        found[f"d{d}_b"] = (inner + 0.5 * rng.standard_normal(inner.shape)) @ other.T
-    return found
+        points[f"d{d}_a"] = inner @ basis.T
+        points[f"d{d}_b"] = (inner + 0.5 * rng.standard_normal(inner.shape)) @ other.T
+    return points
 
 
 def by_libraries(file: Path) -> dict:
     """Runs in the other environment: DADApy and scikit-dimension."""
     import dadapy
     import skdim
+    from dadapy._utils.metric_comparisons import _return_imbalance
 
-    points, found = dict(np.load(file)), {}
+    points, figures = dict(np.load(file)), {}
     for name in sorted({key.split("_")[0] for key in points}):
         a, b = points[f"{name}_a"], points[f"{name}_b"]
-        data = dadapy.Data(a)
+        data, other = dadapy.Data(a), dadapy.Data(b)
         data.compute_distances(maxk=len(a) - 1)
         dimensions, *_ = data.return_id_scaling_gride(range_max=64)
-        other = dadapy.Data(b)
         other.compute_distances(maxk=len(b) - 1)
-        row = {"gride": [float(d) for d in dimensions]}
-        row["overlap"] = float(data.return_data_overlap(coordinates=b, k=K))
         ranks_a, ranks_b = data.dist_indices, other.dist_indices
-        from dadapy._utils.metric_comparisons import _return_imbalance
-
-        row["imbalance_ab"] = float(_return_imbalance(ranks_a, ranks_b, np.random.default_rng(0)))
-        row["imbalance_ba"] = float(_return_imbalance(ranks_b, ranks_a, np.random.default_rng(0)))
-        row["twonn"] = float(skdim.id.TwoNN().fit(a).dimension_)
-        found[name] = row
-    return found
+        figures[name] = {
+            "gride": [float(d) for d in dimensions],
+            "overlap": float(data.return_data_overlap(coordinates=b, k=K)),
+            "imbalance_ab": float(_return_imbalance(ranks_a, ranks_b, np.random.default_rng(0))),
+            "imbalance_ba": float(_return_imbalance(ranks_b, ranks_a, np.random.default_rng(0))),
+            "twonn": float(skdim.id.TwoNN().fit(a).dimension_),
+        }
+    return figures
 
 
 def by_us(points: dict[str, np.ndarray]) -> dict:
-    from vift_layers import geometry as g
-
-    found = {}
+    figures = {}
     for name in sorted({key.split("_")[0] for key in points}):
         a, b = points[f"{name}_a"], points[f"{name}_b"]
         near = [g.neighbors(one, 64) for one in (a, b)]
-        found[name] = {
+        figures[name] = {
             "gride": [g.gride(g.gride_mu(near[0], k), k) for k in (1, 2, 4, 8, 16, 32)],
             "overlap": float(g.overlap(*near, K).mean()),
             "imbalance_ab": float(g.information_imbalance(near[0], b).mean()),
@@ -77,7 +79,7 @@ def by_us(points: dict[str, np.ndarray]) -> dict:
             "twonn": g.gride(g.gride_mu(near[0], 1), 1),
             "cka": float(g.cka(a, b)[0]),
         }
-    return found
+    return figures
 
 
 def agree(args) -> dict:
@@ -86,9 +88,9 @@ def agree(args) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "points.npz"
         np.savez(file, **points)
-        command = [args.reference, __file__, "reference", "--points", str(file), "--json", f"{scratch}/found.json"]
+        command = [args.reference, __file__, "reference", "--points", str(file), "--json", f"{scratch}/theirs.json"]
         subprocess.run(command, check=True)
-        theirs = json.loads(Path(f"{scratch}/found.json").read_text())
+        theirs = json.loads(Path(f"{scratch}/theirs.json").read_text())
     try:
         import torch
         from ckatorch.core import cka_base
@@ -97,15 +99,14 @@ def agree(args) -> dict:
             row["cka"] = float(cka_base(torch.tensor(points[f"{name}_a"]), torch.tensor(points[f"{name}_b"])))
     except ImportError:
         print("ckatorch can't be imported: CKA is not compared")
-    found = {"ours": ours, "theirs": theirs, "differences": {}}
+    differences: dict = {}
     for name, row in theirs.items():
         for key, value in row.items():
-            mine = ours[name][key]
-            difference = float(np.max(np.abs(np.array(mine) / np.array(value) - 1)))
-            found["differences"][key] = max(found["differences"].get(key, 0.0), difference)
-    for key, value in found["differences"].items():
+            difference = float(np.max(np.abs(np.array(ours[name][key]) / np.array(value) - 1)))
+            differences[key] = max(differences.get(key, 0.0), difference)
+    for key, value in differences.items():
         print(f"{key:14s} largest relative difference {value:.2e}")
-    return found
+    return {"ours": ours, "theirs": theirs, "differences": differences}
 
 
 def naive(x: np.ndarray, y: np.ndarray, k: int) -> dict:
@@ -133,8 +134,6 @@ def naive(x: np.ndarray, y: np.ndarray, k: int) -> dict:
 
 def blockwise(x: np.ndarray, y: np.ndarray, k: int) -> dict:
     """The same figures by `vift_layers.geometry`."""
-    from vift_layers import geometry as g
-
     near = [g.neighbors(z, k) for z in (x, y)]
     return {
         "overlap": g.overlap(*near, k).mean(),
@@ -154,14 +153,14 @@ def side_by_side(args) -> dict:
             start = time.process_time()
             values[name] = function(x, y, K)
             seconds[name].append(round(time.process_time() - start, 3))
-    flat = {name: np.hstack([np.atleast_1d(v) for v in found.values()]) for name, found in values.items()}
-    found = {
+    flat = {name: np.hstack([np.atleast_1d(v) for v in one.values()]) for name, one in values.items()}
+    results = {
         "items": args.items, "width": args.width, "cpu_seconds": seconds,
         "factor": round(min(seconds["naive"]) / min(seconds["blockwise"]), 1),
         "largest_relative_difference": float(np.max(np.abs(flat["blockwise"] / flat["naive"] - 1))),
     }  # fmt: skip
-    print(json.dumps(found, indent=1))
-    return found
+    print(json.dumps(results, indent=1))
+    return results
 
 
 def peak() -> float:
@@ -170,18 +169,13 @@ def peak() -> float:
 
 
 def cost(args) -> dict:
-    from vift_eval.layers.measure import _measure
+    from vift_eval.layers.measure import measure_pooling
     from vift_layers.capture import POOLINGS, Capture, mark, open_files, write
 
     names = [f"{form}_{pooling}" for form in ("image", "text") for pooling in POOLINGS]
     rng, batch = np.random.default_rng(0), 32
-    found = {
-        "items": args.items,
-        "layers": args.layers,
-        "width": args.width,
-        "threads": 1,
-        "before_gib": round(peak(), 2),
-    }
+    results = {"items": args.items, "layers": args.layers, "width": args.width, "threads": 1}
+    results["before_gib"] = round(peak(), 2)
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         where = Path(scratch)
         open_files(where, names, (args.layers + 1, args.items, args.width), "random")
@@ -197,25 +191,22 @@ def cost(args) -> dict:
                     states.append({pooling: inner @ shared + noise for pooling in POOLINGS})
                 write(where, form, first, states)
             mark(where, first + rows)
-        found |= {
-            "write_cpu_seconds": round(time.process_time() - start, 1),
-            "peak_after_writing_gib": round(peak(), 2),
-        }
-        found["files_gib"] = round(sum(file.stat().st_size for file in where.glob("*.npy")) / 1024**3, 2)
+        results["write_cpu_seconds"] = round(time.process_time() - start, 1)
+        results["peak_after_writing_gib"] = round(peak(), 2)
+        results["files_gib"] = round(sum(file.stat().st_size for file in where.glob("*.npy")) / 1024**3, 2)
         capture = Capture(args.items, args.layers, ("image", "text"), where)
         after, start = [], time.process_time()
         for layer in range(args.layers + 1):
-            _measure(capture, "last", layer, K, {})
+            measure_pooling(capture, "last", layer, K, {})
             after.append(round(time.process_time() - start, 1))
             print(f"layer {layer}: {after[-1]} s of CPU, peak {peak():.2f} GiB", flush=True)
-        found |= {"cpu_seconds_after_layer": after, "peak_gib": round(peak(), 2)}
+        results |= {"cpu_seconds_after_layer": after, "peak_gib": round(peak(), 2)}
     layers = np.arange(1, len(after) + 1)
     slope = float((layers * after).sum() / (layers * layers).sum())
-    found["seconds_a_layer"] = round(slope, 2)
-    found["largest_deviation_from_linear"] = round(
-        float(np.max(np.abs(np.array(after) - slope * layers)) / after[-1]), 3
-    )
-    return found
+    results["seconds_a_layer"] = round(slope, 2)
+    deviation = float(np.max(np.abs(np.array(after) - slope * layers)) / after[-1])
+    results["largest_deviation_from_linear"] = round(deviation, 3)
+    return results
 
 
 def main(argv=None) -> None:
@@ -230,18 +221,13 @@ def main(argv=None) -> None:
     parser.add_argument("--scratch", help="where `cost` puts its files (4 GiB)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    if args.what == "reference":
-        found = by_libraries(args.points)
-    elif args.what == "agree":
-        found = agree(args)
-    elif args.what == "naive":
-        args.items = args.items or 600
-        found = side_by_side(args)
-    else:
-        args.items = args.items or 2500
-        found = cost(args)
+    if args.what == "reference":  # there, nothing of ours can be imported
+        args.json.write_text(json.dumps(by_libraries(args.points)), encoding="utf-8")
+        return
+    args.items = args.items or {"naive": 600, "cost": 2500}.get(args.what)
+    results = {"agree": agree, "naive": side_by_side, "cost": cost}[args.what](args)
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, {"made": made_by(script_line(__file__, argv))} | results)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
-"""What fusion costs: time to first token, time a token, peak memory, beside a plain model and six other ways.
+"""What fusion costs: time to first token, time per token, peak memory, beside a plain model and five other ways.
 
-    OMP_NUM_THREADS=1 python studies/benchmarks/latency.py --json docs/results/performance/performance.json --page docs/performance.md
+    OMP_NUM_THREADS=1 python studies/benchmarks/latency.py --json docs/results/performance/performance.json --page
     OMP_NUM_THREADS=1 python studies/benchmarks/latency.py --quick             # three cells, about a minute
-    python studies/benchmarks/latency.py --device cuda --json docs/results/performance/performance.json      # the 7B shape in bf16
+    python studies/benchmarks/latency.py --device cuda --json gpu.json         # the 7B shape in bf16
 
 Cells that are in the JSON file already are not run again, and `--seconds 300` stops before the cell that would start
 later than that: call it again to go on. Ways, on the same weights (random; a quarter of a 0.5B model, see `ways.py`):
 
     plain          transformers' own Llava
-    fused          `generate()` of VIFT, top half of the layers; short prompts with both runs in one pass
-    apart          the same with the text run always in a pass of its own
+    fused          `generate()` of VIFT, top half of the layers
     kept           the same with the prompt's text stream already there (a repeated question; a static vector)
     answer         `fusion_answer=True`: the answer's own tokens too; only in the decoding timed apart
     two_passes     naive fusion: a whole text run with all hidden states, then hooks that add them
@@ -18,27 +17,25 @@ later than that: call it again to go on. Ways, on the same weights (random; a qu
     caption        a caption of 32 tokens first, then the question with the caption in the image's place
     repeng         a static vector in each of the same layers by repeng's hooks, if it can be imported
 
-The limit of the first token's time over plain: 1 + T l_last c / ((I + T) L c + tower), c = matrix FLOPs of a layer a
-token (attention and head left out), I image and T text tokens, L layers, l_last the highest fused one. Times are CPU
-seconds of one thread (on a GPU: of the clock, all work done), the ways taking turns; ratios are medians over rounds
-(`ONCE`: of one). Decoding is timed apart in the cells `DECODE`, over 234 tokens. Memory is the highest sum of
+The limit of the first token's time over plain: 1 + T l_last c / ((I + T) L c + tower), c = matrix FLOPs of a layer
+per token (attention and head left out), I image and T text tokens, L layers, l_last the highest fused one. Times are
+CPU seconds of one thread (on a GPU: of the clock, all work done), the ways taking turns; ratios are medians over
+rounds (`ONCE`: of one). Decoding is timed apart in the cells `DECODE`, over 234 tokens. Memory is the highest sum of
 PyTorch's allocations during a call, weights and inputs not counted.
 """
 
 import argparse
 import itertools
 import json
-import math
-import os
-import platform
-import re
 import statistics
 import time
 from pathlib import Path
 
 import torch
 from transformers.utils import logging
-from ways import WAYS, Cell, repeng  # beside this file
+from ways import ROOT, WAYS, Cell, repeng  # beside this file
+
+from vift_eval.files import made_by, made_line, markdown_table, read_json, save_figure, script_line, write_json
 
 ONCE = ("three_passes", "caption")  # far slower: one round, no memory
 
@@ -56,10 +53,11 @@ def gpu_grid() -> list[tuple]:
     return whole + [("7B", 729, 64, 1, True), ("7B", 729, 64, 16, False)]
 
 
-MOST, MOST_PIXELS, LARGE = 8200, 1024, 1000  # tokens; large cells are not packed and go without `apart`
+MOST, MOST_PIXELS = 8200, 1024  # tokens of all rows
 DECODE = [("0.5B/4", 64, 64, 1, False), ("0.5B/4", 729, 64, 1, False), ("0.5B/4", 64, 64, 4, False),
           ("micro", 9, 16, 1, True), ("micro", 9, 64, 16, True), ("7B", 729, 64, 1, False)]  # fmt: skip
 ROUNDS = (2, 15)  # at least and at most
+PARTS = {"cpu": "0.5B shape", "cpu_micro": "micro model", "gpu": "7B shape"}
 QUICK = [("0.5B/4", 64, 64, 1, False), ("0.5B/4", 256, 64, 1, False), ("micro", 9, 16, 1, True)]
 
 
@@ -77,8 +75,8 @@ def measure(cell: Cell, ways, tokens: int, seconds: float) -> dict:
             token[way].append(statistics.median(clock.steps))
         number += 1
 
-    def ratios(found):
-        over = {way: [x / y for x, y in zip(found[way], found["plain"])] for way in ways}
+    def ratios(seconds):
+        over = {way: [x / y for x, y in zip(seconds[way], seconds["plain"])] for way in ways}
         return {way: round(statistics.median(values), 4) for way, values in over.items()}
 
     return {
@@ -101,36 +99,44 @@ def decode(cell: Cell, calls: int = 6, tokens: int = 40) -> dict:
     for number in range(calls):
         for way in list(steps)[:: 1 - 2 * (number % 2)]:
             steps[way] += cell.run(way, tokens).steps
-    plain, *others = (statistics.median(found) for found in steps.values())
+    plain, *others = (statistics.median(seconds) for seconds in steps.values())
     return {way: round(median / plain, 4) for way, median in zip(("fused", "answer"), others, strict=True)}
 
 
 def summary(cells: dict, decoded: dict) -> dict:
     """Geometric means over the cells."""
-    mean = lambda values: round(statistics.geometric_mean(values), 4)  # noqa: E731
-    rivals = [way for way in WAYS[WAYS.index("two_passes") :] if any(way in cell["ttft"] for cell in cells.values())]
-    asked = lambda way: [cell for cell in cells.values() if way in cell["ttft"]]  # noqa: E731
-    overhead = lambda cell, way: cell["ttft"][way] - 1  # noqa: E731
+
+    def mean(values):
+        return round(statistics.geometric_mean(values), 4)
+
+    def first_token(way, cells=cells):
+        return {name: cell["ttft"][way] for name, cell in cells.items() if way in cell["ttft"]}
+
+    def overhead_over_fused(way):
+        return [(ratio - 1) / max(fused[name] - 1, 1e-3) for name, ratio in first_token(way).items()]
+
+    fused = first_token("fused")
+    over_limit = [fused[name] / cell["limit"] for name, cell in cells.items()]
+    others = [way for way in WAYS[WAYS.index("two_passes") :] if first_token(way)]
     return {
         "cells": len(cells),
-        "ttft_over_limit_geomean": mean(cell["ttft"]["fused"] / cell["limit"] for cell in cells.values()),
-        "ttft_over_plain": mean(cell["ttft"]["fused"] for cell in cells.values()),
-        "ttft_over_limit_worst": max(round(cell["ttft"]["fused"] / cell["limit"], 4) for cell in cells.values()),
-        "kept_ttft_over_plain": mean(cell["ttft"]["kept"] for cell in cells.values()),
-        "decode_over_plain": mean(found["fused"] for found in decoded.values()) if decoded else None,
-        "answer_decode_over_plain": mean(found["answer"] for found in decoded.values()) if decoded else None,
+        "ttft_over_limit_geomean": mean(over_limit),
+        "ttft_over_plain": mean(fused.values()),
+        "ttft_over_limit_worst": round(max(over_limit), 4),
+        "kept_ttft_over_plain": mean(first_token("kept").values()),
+        "decode_over_plain": mean(one["fused"] for one in decoded.values()) if decoded else None,
+        "answer_decode_over_plain": mean(one["answer"] for one in decoded.values()) if decoded else None,
         "token_of_grid_over_plain": mean(cell["token"]["fused"] for cell in cells.values()),
         "peak_memory_over_plain": mean(cell["peak"]["fused"] for cell in cells.values()),
         "naive_overhead_over_fused_least": {
-            way: round(min(overhead(cell, way) / max(overhead(cell, "fused"), 1e-3) for cell in asked(way)), 2)
-            for way in ("two_passes", "three_passes")
-            if asked(way)
+            way: round(min(overhead_over_fused(way)), 2) for way in ("two_passes", "three_passes") if way in others
         },
-        "ttft_of_others": {way: mean(cell["ttft"][way] for cell in asked(way)) for way in rivals},
-        "token_of_others": {way: mean(cell["token"][way] for cell in asked(way)) for way in rivals},
+        "ttft_of_others": {way: mean(first_token(way).values()) for way in others},
+        "token_of_others": {
+            way: mean(cell["token"][way] for cell in cells.values() if way in cell["token"]) for way in others
+        },
         "slower_than": {
-            way: [name for name, cell in cells.items() if cell["ttft"]["fused"] > cell["ttft"].get(way, math.inf)]
-            for way in rivals
+            way: [name for name, ratio in first_token(way).items() if fused[name] > ratio] for way in others
         },
     }
 
@@ -141,7 +147,7 @@ def name_of(cell: tuple) -> str:
 
 def summarize(report: dict) -> None:
     """Sorts the cells and writes the figures over them into the report: CPU, the micro model there, GPU."""
-    parts = {"cpu": {}, "cpu_micro": {}, "gpu": {}}
+    parts = {key: {} for key in PARTS}
     places = {name_of(cell): place for place, cell in enumerate(grid() + gpu_grid())}
     for name, cell in sorted(report["cells"].items(), key=lambda item: places.get(item[0], len(places))):
         parts[{"micro": "cpu_micro", "7B": "gpu"}.get(name.split()[0], "cpu")][name] = cell
@@ -153,34 +159,54 @@ def summarize(report: dict) -> None:
 
 def table(cells: dict) -> str:
     ways = [way for way in WAYS[1:] if any(way in cell["ttft"] for cell in cells.values())]
-    lines = [
-        "| cell | plain, ms | limit | " + " | ".join(way.replace("_", " ") for way in ways) + " | token | memory |"
-    ]
-    lines.append("|---" * (len(ways) + 5) + "|")
+    header = ["cell", "plain, ms", "limit", *(way.replace("_", " ") for way in ways), "token", "memory"]
+    rows = []
     for name, cell in cells.items():
-        shown = [f"{cell['plain']['ttft_ms']:.0f}", f"{cell['limit']:.2f}"]
-        shown += [f"{cell['ttft'][way]:.2f}" if way in cell["ttft"] else "" for way in ways]
-        shown += [f"{cell['token']['fused']:.3f}", f"{cell['peak']['fused']:.2f}"]
-        lines.append(f"| {name} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+        ratios = [f"{cell['ttft'][way]:.2f}" if way in cell["ttft"] else "" for way in ways]
+        start = [name, f"{cell['plain']['ttft_ms']:.0f}", f"{cell['limit']:.2f}"]
+        rows.append([*start, *ratios, f"{cell['token']['fused']:.3f}", f"{cell['peak']['fused']:.2f}"])
+    return markdown_table(header, rows)
 
 
-def plot(cells: dict, path: Path) -> None:
-    import matplotlib
+def page(report: dict) -> str:
+    rows = []
+    for key, words in PARTS.items():
+        if part := report.get(key):
+            mean, worst = part["ttft_over_limit_geomean"], part["ttft_over_limit_worst"]
+            row = {
+                "models": words,
+                "cells": part["cells"],
+                "first token over limit (worst)": f"{mean} ({worst})",
+                "over plain": part["ttft_over_plain"],
+                "kept, over plain": part["kept_ttft_over_plain"],
+                "decoded token over plain": part["decode_over_plain"],
+                "memory over plain": part["peak_memory_over_plain"],
+                "least overhead of three passes over fused": part["naive_overhead_over_fused_least"].get(
+                    "three_passes"
+                ),
+            }
+            rows.append(row)
+    parts = [
+        "# What fusion costs: the measurements",
+        "Geometric means over cells; a cell is a prompt's shape. What follows from them: "
+        "[performance.md](../../performance.md).",
+        markdown_table(list(rows[0]), [row.values() for row in rows]),
+        "![Time to first token over plain, by cell](performance.png)",
+        "`plain` in milliseconds; the columns after `limit` are times to the first token over plain; `token` and "
+        "`memory` are fused over plain, a decoded token and the peak of the activations. The name of a cell: model, "
+        "image tokens, text tokens, batch.",
+        table(report["cells"]),
+        "Every ratio, and the rounds it is the median of: [performance.json](performance.json).",
+        f"Made by {made_line(report['made'])}.",
+    ]
+    return "\n\n".join(parts) + "\n"
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+
+def plot(cells: dict, path: Path, made: dict) -> None:
+    from vift_eval.plots import plt
 
     figure, axes = plt.subplots(figsize=(9, 0.24 * len(cells) + 1.4), layout="constrained")
-    marks = {
-        "two_passes": "s",
-        "three_passes": "D",
-        "guidance": "^",
-        "caption": "v",
-        "repeng": "x",
-        "kept": "o",
-        "apart": "o",
-    }
+    marks = {"two_passes": "s", "three_passes": "D", "guidance": "^", "caption": "v", "repeng": "x", "kept": "o"}
     places = range(len(cells))
     for way, mark in marks.items():
         values = [cell["ttft"].get(way) for cell in cells.values()]
@@ -198,7 +224,7 @@ def plot(cells: dict, path: Path) -> None:
     axes.set_ylabel("model, image tokens, text tokens, batch")
     figure.legend(loc="outside upper center", ncols=8, fontsize=8)
     axes.grid(axis="x", color="0.9")
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, made, dpi=110)
 
 
 def main(argv=None) -> None:
@@ -212,8 +238,10 @@ def main(argv=None) -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no cell after that")
     parser.add_argument("--decode", action="store_true", help="time decoding apart in every cell, not in five only")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--page", type=Path, help="whose table is written anew, and the plot beside it")
+    parser.add_argument("--page", action="store_true", help="README.md and performance.png beside the JSON file")
     args = parser.parse_args(argv)
+    if args.page and not args.json:
+        parser.error("--page needs --json: where is the page to be?")
     logging.set_verbosity_error()
     torch.set_num_threads(1)
     gpu = args.device == "cuda"
@@ -223,7 +251,7 @@ def main(argv=None) -> None:
     ways = [way for way in WAYS if way in args.ways and (way != "repeng" or repeng())]
     report = {"cells": {}, "decode": {}}
     if args.json and args.json.exists():
-        report |= json.loads(args.json.read_text())
+        report |= read_json(args.json)
     start = time.monotonic()
     for cell in cells:
         name = name_of(cell)
@@ -233,32 +261,25 @@ def main(argv=None) -> None:
         if time.monotonic() - start > args.seconds:
             print("stopped in time; call again to go on")
             break
-        asked = None  # before the next model is made
-        asked = Cell(*cell, args.device)
+        prompt = None  # before the next model is made
+        prompt = Cell(*cell, args.device)
         if name not in report["cells"]:
-            skipped = ("apart", "answer") if asked.prompt["input_ids"].numel() > LARGE else ("answer",)
-            report["cells"][name] = measure(
-                asked, [way for way in ways if way not in skipped], args.tokens, args.cell_seconds
-            )
+            measured = [way for way in ways if way != "answer"]
+            report["cells"][name] = measure(prompt, measured, args.tokens, args.cell_seconds)
         if decoding:
-            report["decode"][name] = decode(asked)
+            report["decode"][name] = decode(prompt)
         print(name, json.dumps(report["cells"][name]), report["decode"].get(name, ""), flush=True)
         summarize(report)
-        where = torch.cuda.get_device_name() + ", bf16" if gpu else f"one thread of {os.cpu_count()} cores, fp32"
-        report["machine_gpu" if gpu else "machine"] = f"{where}, {platform.machine()}, torch {torch.__version__}"
+        report["made"] = made_by(script_line(__file__, argv), ROOT / "checkpoints" / "vift-micro")
+        if gpu:
+            report["made"]["machine"] += f", {torch.cuda.get_device_name()}, bf16"
         if args.json:
-            args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            write_json(args.json, report)
     print(table(report["cells"]))
-    print(json.dumps({key: report[key] for key in ("cpu", "cpu_micro", "gpu") if key in report}, indent=1))
+    print(json.dumps({key: report[key] for key in PARTS if key in report}, indent=1))
     if args.page:
-        shown = re.sub(
-            r"(<!-- table -->\n).*?(<!-- end -->)",
-            lambda found: found[1] + table(report["cells"]) + "\n" + found[2],
-            args.page.read_text(encoding="utf-8"),
-            flags=re.S,
-        )
-        args.page.write_text(shown, encoding="utf-8")
-        plot(report["cells"], args.page.with_suffix(".png"))
+        args.json.with_name("README.md").write_text(page(report), encoding="utf-8")
+        plot(report["cells"], args.json.with_name("performance.png"), report["made"])
 
 
 if __name__ == "__main__":

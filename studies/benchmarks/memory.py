@@ -17,7 +17,6 @@ gradient. Fragmentation and the communication library's buffers come on top (a f
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -28,6 +27,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from modeling_vift import VIFTConfig
+from vift_eval.files import made_by, script_line, write_json
 
 GIB = 2**30
 LOSS_TILE = 4096 * 32768 * (2 + 4)  # bytes: the tile in bf16 and, on the way, in fp32
@@ -131,20 +131,21 @@ def main(argv=None):
     parser.add_argument("--gpus", type=int, default=8)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    found = measure(args.rows, args.gpus)
-    print("parameters: " + ", ".join(f"{name} {count / 1e6:,.0f} M" for name, count in found["parameters"].items()))
+    needed = measure(args.rows, args.gpus)
+    print("parameters: " + ", ".join(f"{name} {count / 1e6:,.0f} M" for name, count in needed["parameters"].items()))
     for kind, tokens in STEPS.items():
-        one = found["activations"][kind]
+        one = needed["activations"][kind]
         print(
             f"{kind} step, {args.rows} x {tokens} tokens: {one['layer'] / GIB:.2f} GiB a layer; with gradient "
             f"checkpointing {one['checkpointed'] / GIB:.1f} GiB in all, without {one['all_kept'] / GIB:.1f} GiB"
         )
-    print(f"gathered on every GPU: {found['gathered'] / GIB:.1f} GiB")
-    for name, row in found["per_gpu"].items():
+    print(f"gathered on every GPU: {needed['gathered'] / GIB:.1f} GiB")
+    for name, row in needed["per_gpu"].items():
         peaks = f"{row['image_step']} in an image step, {row['text_step']} in a text step"
         print(f"{name} on {args.gpus} GPUs: state {row['state']} GiB a GPU, peak {peaks}")
     if args.json:
-        args.json.write_text(json.dumps({"rows": args.rows, "gpus": args.gpus, **found}, indent=1) + "\n")
+        made = made_by(script_line(__file__, argv))
+        write_json(args.json, {"made": made, "rows": args.rows, "gpus": args.gpus, **needed})
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ of rows, which also cost a pass through the vision tower for every rank.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from vift_eval.files import made_by, script_line, write_json
 from vift_train.sampler import ModalityBatchSampler
 from vift_train.streaming import PureSteps
 
@@ -89,7 +89,8 @@ def main(argv=None):
         print(f"{name:55s} efficiency {row['efficiency']:.3f}  padding {row['padding']:6.2%}  "
               f"mixed steps {row['mixed_steps']:4.0%}", flush=True)  # fmt: skip
     if args.json:
-        args.json.write_text(json.dumps(vars(args) | {"json": None, "results": results}, indent=1) + "\n")
+        shape = {name: value for name, value in vars(args).items() if name != "json"}
+        write_json(args.json, {"made": made_by(script_line(__file__, argv)), **shape, "results": results})
 
 
 if __name__ == "__main__":

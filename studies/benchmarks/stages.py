@@ -10,7 +10,6 @@ AdamW; the kinds of step are taken in turn, medians, seconds of the process's CP
 """
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ import yaml
 from transformers import AutoProcessor
 
 from modeling_vift import VIFTForConditionalGeneration
+from vift_eval.files import made_by, script_line, write_json
 from vift_microworld import detailed_captions, text_instructions, web_captions
 from vift_train.collator import CheckedCollator
 from vift_train.trainer import module_of
@@ -98,7 +98,8 @@ def main(argv=None):
         )
     if args.json:
         shape = options | {"threads": torch.get_num_threads(), "rows": micro_rows()}
-        args.json.write_text(json.dumps({**shape, "results": results}, indent=1) + "\n", encoding="utf-8")
+        made = made_by(script_line(__file__, argv), args.model)
+        write_json(args.json, {"made": made, **shape, "results": results})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ CPU time; tokens are real ones, without padding.
 
 import argparse
 import io
-import json
 import random
 import time
 from pathlib import Path
@@ -30,6 +29,7 @@ from transformers import LlavaProcessor, SiglipImageProcessorPil
 
 import vift_hub
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
+from vift_eval.files import made_by, script_line, write_json
 from vift_microworld import build_tokenizer
 from vift_microworld.data import TRAINING_FEATURES, assistant_turn, user_turn
 from vift_train.collator import CheckedCollator
@@ -150,7 +150,7 @@ def main(argv=None):
               f"{row['of_stock']:.3f} of stock   padding {row['padding']:6.2%}")  # fmt: skip
     if args.json:
         shape = options | {"threads": torch.get_num_threads()}
-        args.json.write_text(json.dumps({**shape, "results": results}, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, {"made": made_by(script_line(__file__, argv)), **shape, "results": results})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForImageTextToText, LlavaConfig, LlavaForConditionalGeneration, LogitsProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from modeling_vift import TextStreamCache, VIFTConfig, VIFTForConditionalGeneration
+from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE, CAPTION = 5, 32
@@ -29,7 +29,7 @@ SHAPES = {  # (language model, tower)
     "7B": (VIFTConfig().text_config.to_dict(), VIFTConfig().vision_config.to_dict()),
     "tiny": (TEXT | SMALL | {"num_attention_heads": 2}, VISION | {"num_attention_heads": 2} | SMALL),
 }
-WAYS = ("plain", "fused", "apart", "kept", "answer", "two_passes", "three_passes", "guidance", "caption", "repeng")
+WAYS = ("plain", "fused", "kept", "answer", "two_passes", "three_passes", "guidance", "caption", "repeng")
 
 
 class Clock(LogitsProcessor):
@@ -141,11 +141,11 @@ class Cell:
         ask = functools.partial(self.plain.generate, **self.prompt, **self.image(), **greedy)
         if way == "plain":
             ask()
-        elif way in ("fused", "apart", "kept", "answer"):
+        elif way in ("fused", "kept", "answer"):
             fusion = {"fusion": True, "alpha": 1.0, "beta": 0.1, "fusion_layers": self.band}
             fusion["fusion_answer"] = way == "answer"
-            stream = {"apart": TextStreamCache(0), "kept": self.stream}.get(way)
-            self.fused.generate(**self.prompt, **self.image(), **greedy, **fusion, text_stream=stream)
+            stream = {"text_stream": self.stream} if way == "kept" else {}
+            self.fused.generate(**self.prompt, **self.image(), **greedy, **fusion, **stream)
         elif way in ("two_passes", "three_passes"):
             states = self.plain(**self.text, output_hidden_states=True).hidden_states
             if way == "three_passes":
@@ -156,8 +156,8 @@ class Cell:
             negative["negative_prompt_attention_mask"] = negative.pop("negative_prompt_attention_mask")
             ask(guidance_scale=1.5, **negative)
         elif way == "caption":
-            said = self.plain.generate(**self.prompt, **self.image(), max_new_tokens=CAPTION, do_sample=False)
-            ids = torch.cat([said[:, -CAPTION:], self.text["input_ids"]], dim=1)
+            output = self.plain.generate(**self.prompt, **self.image(), max_new_tokens=CAPTION, do_sample=False)
+            ids = torch.cat([output[:, -CAPTION:], self.text["input_ids"]], dim=1)
             self.plain.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **greedy)
         elif way == "repeng":
             self._with_repeng(ask)
@@ -197,9 +197,9 @@ class Cell:
             before = torch.cuda.memory_allocated()
             self.run(way, 2)
             return torch.cuda.max_memory_allocated() - before
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             self.run(way, 2)
-        events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
+        events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
         return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
 
 

@@ -48,10 +48,10 @@ def measure(captured: Capture, layer: int, k: int, labels: dict[str, list] | Non
     Raises:
         ValueError: too few items for k.
     """
-    return {pooling: _measure(captured, pooling, layer, k, labels or {}) for pooling in POOLINGS}
+    return {pooling: measure_pooling(captured, pooling, layer, k, labels or {}) for pooling in POOLINGS}
 
 
-def _measure(captured: Capture, pooling: str, layer: int, k: int, labels: dict[str, list]) -> dict | None:
+def measure_pooling(captured: Capture, pooling: str, layer: int, k: int, labels: dict[str, list]) -> dict | None:
     image, text = captured.states("image", pooling, layer), captured.states("text", pooling, layer)
     ranks = [rank for rank in GRIDE_RANKS if 2 * rank <= captured.count - 1]
     most = max(k, 2 * ranks[-1])
