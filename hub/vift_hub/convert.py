@@ -12,7 +12,6 @@ the tower that the config names.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -224,8 +223,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         model, _ = convert(args.source, args.output, args.to, args.vision_tower)
     except (ValueError, OSError, SafetensorError, StrictDataclassError) as error:
-        print(f"vift-convert: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        parser.exit(2, f"vift-convert: error: {' '.join(str(error).split())}\n")
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"wrote {args.output}: {type(model).__name__}, {size:.1f} M parameters")
 

@@ -7,7 +7,6 @@ counts and what each stage needs in memory.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
@@ -77,8 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         model, processor = build(args.vision_tower, args.language_model, getattr(torch, args.dtype), args.seed)
     except (ValueError, OSError) as error:
-        print(f"vift-init: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        parser.exit(2, f"vift-init: error: {' '.join(str(error).split())}\n")
     model.save_pretrained(args.output)
     processor.save_pretrained(args.output)
     print(report(model))

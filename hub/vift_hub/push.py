@@ -168,11 +168,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         push(args)
     except (PushError, HFValidationError, ValueError) as error:
-        print(f"vift-push: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        parser.exit(2, f"vift-push: error: {' '.join(str(error).split())}\n")
     except KeyboardInterrupt:
-        print("vift-push: interrupted; nothing was published", file=sys.stderr)
-        sys.exit(130)
+        parser.exit(130, "vift-push: interrupted; nothing was published\n")
 
 
 if __name__ == "__main__":

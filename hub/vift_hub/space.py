@@ -6,8 +6,8 @@
 A Space installs requirements.txt and nothing else, so the packages go along as they are.
 """
 
+import argparse
 import shutil
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,19 +24,16 @@ def assemble(target: Path) -> None:
         shutil.copy(ROOT / name, target)
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if argv is None else argv
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        print(__doc__)
-        return 2
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="vift_hub.space", description=__doc__.split("\n")[0])
+    parser.add_argument("target", type=Path, help="a new folder")
+    target = parser.parse_args(argv).target
     try:
-        assemble(Path(arguments[0]))
+        assemble(target)
     except FileExistsError:
-        print(f"vift_hub.space: error: {arguments[0]} exists; name a new folder", file=sys.stderr)
-        return 2
-    print(f"wrote {arguments[0]}")
-    return 0
+        parser.exit(2, f"vift_hub.space: error: {target} exists; name a new folder\n")
+    print(f"wrote {target}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

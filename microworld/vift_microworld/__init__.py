@@ -20,20 +20,7 @@ from .scoring import exact_match, is_caption, normalize_answer
 from .tokenizer import build_processor, build_tokenizer
 
 __all__ = [
-    "FAMILIES",
-    "QUESTION_FEATURES",
-    "TRAINING_FEATURES",
-    "Scene",
-    "build_processor",
-    "build_tokenizer",
-    "detailed_captions",
-    "exact_match",
-    "is_caption",
-    "normalize_answer",
-    "render",
-    "sample_scenes",
-    "text_instructions",
-    "visual_instructions",
-    "visual_questions",
-    "web_captions",
-]
+    "FAMILIES", "QUESTION_FEATURES", "TRAINING_FEATURES", "Scene", "build_processor", "build_tokenizer",
+    "detailed_captions", "exact_match", "is_caption", "normalize_answer", "render", "sample_scenes",
+    "text_instructions", "visual_instructions", "visual_questions", "web_captions",
+]  # fmt: skip

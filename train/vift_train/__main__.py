@@ -11,8 +11,7 @@ Weights are trained in float32 (with `bf16: true`: computed in bfloat16) whateve
 checkpoint in `output_dir`) or a path.
 """
 
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from datasets import concatenate_datasets, interleave_datasets
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
@@ -20,7 +19,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from .callbacks import AnswersCallback
-from .config import VIFTTrainingConfig
+from .config import VIFTTrainingConfig, option
 from .data import load_rows
 from .trainer import VIFTTrainer
 
@@ -29,31 +28,23 @@ from .trainer import VIFTTrainer
 class RunArguments:
     """What is trained on what; see `vift_train.data` for the kinds of rows."""
 
-    model: str | None = field(
-        default=None, metadata={"help": "VIFT checkpoint to start from (vift-init makes one): a folder or hub id"}
-    )
-    captions: list[str] = field(default_factory=list, metadata={"help": "sources of caption rows"})
-    instructions: list[str] = field(default_factory=list, metadata={"help": "sources of text-only rows"})
-    image_folder: str | None = field(default=None, metadata={"help": "where relative image paths start"})
-    plain_captions: bool | None = field(default=None, metadata={"help": "captions without a query; None: in stage 1"})
-    caption_queries: list[str] | None = field(
-        default=None, metadata={"help": "instead of the pool in vift_train.data"}
-    )
-    eval_captions: list[str] = field(default_factory=list, metadata={"help": "held-out caption rows: eval_image_loss"})
-    eval_instructions: list[str] = field(default_factory=list, metadata={"help": "held-out text rows: eval_text_loss"})
-    answers: int = field(
-        default=4, metadata={"help": "at every evaluation, answer about so many pictures of eval_captions"}
-    )
-    ask: list[str] | None = field(
-        default=None, metadata={"help": "questions about these pictures; None: the captions' own queries"}
-    )
-    streaming: bool = field(default=False, metadata={"help": "read rows as they are needed; needs --max_steps"})
-    on_bad_row: str = field(default="skip", metadata={"help": "skip (counted and named) or raise"})
-    num_proc: int | None = field(default=None, metadata={"help": "processes that convert rows"})
+    model: str | None = option(None, "VIFT checkpoint to start from (vift-init makes one): a folder or hub id")
+    captions: list[str] = option([], "sources of caption rows")
+    instructions: list[str] = option([], "sources of text-only rows")
+    image_folder: str | None = option(None, "where relative image paths start")
+    plain_captions: bool | None = option(None, "captions without a query; None: in stage 1")
+    caption_queries: list[str] | None = option(None, "instead of the pool in vift_train.data")
+    eval_captions: list[str] = option([], "held-out caption rows: eval_image_loss")
+    eval_instructions: list[str] = option([], "held-out text rows: eval_text_loss")
+    answers: int = option(4, "at every evaluation, answer about so many pictures of eval_captions")
+    ask: list[str] | None = option(None, "questions about these pictures; None: the captions' own queries")
+    streaming: bool = option(False, "read rows as they are needed; needs --max_steps")
+    on_bad_row: str = option("skip", "skip (counted and named) or raise")
+    num_proc: int | None = option(None, "processes that convert rows")
 
 
 def load_sources(run: RunArguments, args: VIFTTrainingConfig, captions, instructions, streaming: bool) -> list:
-    """A data set a source."""
+    """One data set per source."""
     plain = args.stage == 1 if run.plain_captions is None else run.plain_captions
     common = {
         "image_folder": run.image_folder,
@@ -98,57 +89,42 @@ def answers_callback(run: RunArguments, processor, rows) -> AnswersCallback:
     return AnswersCallback(processor, rows)
 
 
-def load_model(run: RunArguments, options: ModelConfig):
-    """(model, processor) in the dtype of `options`."""
-    name = run.model or options.model_name_or_path
+def load_model(run: RunArguments, model_args: ModelConfig):
+    """(model, processor) in the dtype of `model_args`."""
+    name = run.model or model_args.model_name_or_path
     if name is None:
         raise ValueError("model is missing: the checkpoint to start from; vift-init makes one")
-    common = {"revision": options.model_revision, "trust_remote_code": True}
+    common = {"revision": model_args.model_revision, "trust_remote_code": True}
     model = AutoModelForImageTextToText.from_pretrained(
-        name,
-        dtype=options.dtype,
-        attn_implementation=options.attn_implementation,
-        quantization_config=get_quantization_config(options),
-        **common,
-    )
+        name, dtype=model_args.dtype, attn_implementation=model_args.attn_implementation,
+        quantization_config=get_quantization_config(model_args), **common,
+    )  # fmt: skip
     if model.config.model_type != "vift":
         raise ValueError(f"model={name} is a {model.config.model_type}, not a VIFT model; vift-init makes one")
     return model, AutoProcessor.from_pretrained(name, **common)
 
 
-def stop(error) -> None:
-    print(f"vift-train: error: {error}", file=sys.stderr)
-    sys.exit(2)
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = TrlParser((RunArguments, VIFTTrainingConfig, ModelConfig), description=__doc__.split("\n")[0])
-    run, args, options = parser.parse_args_and_config(argv)
+    run, args, model_args = parser.parse_args_and_config(argv)
     try:
         evaluation, rows = load_evaluation(run, args), load_mixture(run, args)
-        model, processor = load_model(run, options)
-        trainer = VIFTTrainer(
-            model,
-            args,
-            rows,
-            eval_dataset=evaluation,
-            processing_class=processor,
-            peft_config=get_peft_config(options),
-        )
+        model, processor = load_model(run, model_args)
+        common = {"processing_class": processor, "peft_config": get_peft_config(model_args)}
+        trainer = VIFTTrainer(model, args, rows, eval_dataset=evaluation, **common)
         if run.answers and "image" in (evaluation or {}):
             trainer.add_callback(answers_callback(run, processor, evaluation["image"]))
-        resume = {"true": True, "false": None}.get(
-            str(args.resume_from_checkpoint).lower(), args.resume_from_checkpoint
-        )
-        trainer.train(resume_from_checkpoint=resume)
+        resume = args.resume_from_checkpoint
+        trainer.train(resume_from_checkpoint={"true": True, "false": None}.get(str(resume).lower(), resume))
         trainer.save_model(args.output_dir)
         if args.push_to_hub:
             trainer.push_to_hub()
         trainer.accelerator.end_training()  # or a thread of gloo may abort while Python shuts down
     except ValueError as error:
-        stop(error)
+        parser.exit(2, f"vift-train: error: {error}\n")
     except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
-        stop(f"hub_model_id={args.hub_model_id}: {' '.join(str(error).split())}; what was trained lies in output_dir")
+        error = f"hub_model_id={args.hub_model_id}: {' '.join(str(error).split())}"
+        parser.exit(2, f"vift-train: error: {error}; what was trained lies in output_dir\n")
 
 
 if __name__ == "__main__":

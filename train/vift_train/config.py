@@ -29,40 +29,44 @@ INHERITED = {
 STATE_FILE = "vift_training.json"
 
 
+def option(default, help: str):
+    """A field of a command line's dataclass; [] stands for a new list each time."""
+    default = {"default_factory": list} if default == [] else {"default": default}
+    return field(**default, metadata={"help": help})
+
+
 @dataclass
 class VIFTTrainingConfig(SFTConfig):
     """
     `SFTConfig` with the fields below; `learning_rate` is the language model's, or that of the only module trained.
 
-    Args:
-        stage: 1 (connector only) or 2 (language model and connector).
-        train_vision_tower, train_connector, train_language_model: None = as the stage says.
-        train_layers: half-open band of decoder layers, such as "8:20" (or "0,4,8:12"): of the language model, only
-            these are trained. "auto": the band in which image and caption come to look alike (`auto_band`).
-        connector_lr, vision_tower_lr: None = `learning_rate`.
-        modality_order: "even" (the share of text steps is steady over the epoch), "random", or "mixed" (no pure steps:
-            a control).
-        group_by_length: rows of like `length` (a column, tokens) share a step.
-        chunk_steps: optimizer steps whose rows are sorted by length together.
-        text_weight: how often an epoch visits each text row; 0.5 = another half every epoch, 2 = twice.
-
     Raises:
         ValueError: an unknown stage or order, nothing to train, a band without its language model, bad weights.
     """
 
-    stage: int = field(default=2, metadata={"help": "1: connector only; 2: language model + connector"})
-    train_vision_tower: bool | None = field(default=None, metadata={"help": "None: as the stage says"})
-    train_connector: bool | None = field(default=None, metadata={"help": "None: as the stage says"})
-    train_language_model: bool | None = field(default=None, metadata={"help": "None: as the stage says"})
-    train_layers: str | None = field(default=None, metadata={"help": "band of decoder layers 'first:stop', or auto"})
-    connector_lr: float | None = field(default=None, metadata={"help": "None: learning_rate"})
-    vision_tower_lr: float | None = field(default=None, metadata={"help": "None: learning_rate"})
-    modality_order: str | None = field(default=None, metadata={"help": "even, random or mixed; None: inherit"})
-    group_by_length: bool | None = field(default=None, metadata={"help": "None: inherit"})
-    chunk_steps: int | None = field(default=None, metadata={"help": "None: inherit"})
-    text_weight: float | None = field(default=None, metadata={"help": "visits a text row an epoch; None: inherit"})
-    assistant_only_loss: bool = field(default=True, metadata={"help": "without it TRL trains on every image token"})
-    max_length: int | None = field(default=None, metadata={"help": "TRL's default of 1024 would cut inside images"})
+    stage: int = option(2, "1: connector only; 2: language model and connector")
+    train_vision_tower: bool | None = option(None, "None: as the stage says")
+    train_connector: bool | None = option(None, "None: as the stage says")
+    train_language_model: bool | None = option(None, "None: as the stage says")
+    train_layers: str | None = option(
+        None,
+        "half-open band of decoder layers, such as 8:20 (or 0,4,8:12): of the language model, only these are trained; "
+        "auto: the band in which image and caption come to look alike (vift_train.auto_band)",
+    )
+    connector_lr: float | None = option(None, "None: learning_rate")
+    vision_tower_lr: float | None = option(None, "None: learning_rate")
+    modality_order: str | None = option(
+        None,
+        "even (the share of text steps is steady over the epoch), random, or mixed (no pure steps: a control); "
+        "None: inherit",
+    )
+    group_by_length: bool | None = option(None, "rows of like length (in tokens) share a step; None: inherit")
+    chunk_steps: int | None = option(None, "optimizer steps whose rows are sorted by length together; None: inherit")
+    text_weight: float | None = option(
+        None, "how often an epoch visits each text row: 0.5 = another half every epoch, 2 = twice; None: inherit"
+    )
+    assistant_only_loss: bool = option(True, "without it TRL trains on every image token")
+    max_length: int | None = option(None, "TRL's default of 1024 would cut inside images; None: inherit")
 
     def __post_init__(self):
         super().__post_init__()

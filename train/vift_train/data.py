@@ -57,6 +57,7 @@ FEATURES = Features(
         "modality": Value("string"),
     }
 )
+KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".tar": "webdataset"}
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 CAPTION_COLUMNS = ("caption", "text", "txt")
 PROMPT_COLUMNS, ANSWER_COLUMNS = ("instruction", "prompt", "question"), ("output", "response", "completion", "answer")
@@ -162,19 +163,15 @@ def convert_row(row: dict, row_id: str, folder=None, seed: int = 0, plain: bool 
 
 def _raw_rows(source: str, split: str, streaming: bool):
     path = Path(source)
-    suffix = path.suffix.lower()
-    if suffix in (".json", ".jsonl", ".parquet"):
-        if not path.is_file():
-            raise ValueError(f"source={source!r}: there is no such file")
-        kind = "parquet" if suffix == ".parquet" else "json"
-        return load_dataset(kind, data_files=str(path), split="train", streaming=streaming)
-    if suffix == ".tar":
-        return load_dataset("webdataset", data_files=str(path), split="train", streaming=streaming)
+    kind, files = KINDS.get(path.suffix.lower()), {"data_files": str(path)}
     if path.is_dir():
         kind = "webdataset" if any(path.glob("*.tar")) else "imagefolder"
         files = {"data_files": str(path / "*.tar")} if kind == "webdataset" else {"data_dir": str(path)}
-        return load_dataset(kind, split="train", streaming=streaming, **files)
-    return load_dataset(source, split=split, streaming=streaming)
+    elif kind is None:
+        return load_dataset(source, split=split, streaming=streaming)
+    elif not path.is_file():
+        raise ValueError(f"source={source!r}: there is no such file")
+    return load_dataset(kind, split="train", streaming=streaming, **files)
 
 
 def load_rows(
@@ -213,9 +210,8 @@ def load_rows(
     for name, feature in (raw.features or {}).items():
         if isinstance(feature, Image):
             raw = raw.cast_column(name, Image(decode=False))  # the bytes are kept as they are
-    folder = (
-        Path(image_folder) if image_folder is not None else Path(source).parent if Path(source).is_file() else None
-    )
+    folder = Path(source).parent if Path(source).is_file() else None
+    folder = folder if image_folder is None else Path(image_folder)
 
     def convert(batch: dict, indices: list[int]) -> dict:
         columns = {name: [] for name in (*FEATURES, "problem")}
