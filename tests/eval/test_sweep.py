@@ -75,7 +75,7 @@ def test_a_sweep_is_the_separate_runs_and_resumes_after_a_kill(tmp_path, capsys,
         alone = evaluate(model, processor, questions, "fused", **setting)
         assert row["value"] == pytest.approx(correct(alone, questions).mean()), row
     report = tmp_path / "whole" / "report.md"
-    for words in ("| 4:8 |", "vift-sweep --models", "all with alpha 1.0, rule cascade, span all."):
+    for words in ("| 4:8 |", "vift-sweep --models", "all with alpha 1.0, rule cascade, span all, the answer's own"):
         assert words in report.read_text()
     for name in ("curve-1.png", "heat-1.png"):
         assert (tmp_path / "whole" / name).stat().st_size > 5000

@@ -3,9 +3,9 @@
     vift-sweep --models checkpoints/vift-micro --tasks vift_micro_visual --include_path eval/tasks --limit 400 \
         --beta 0 0.1 0.2 0.3 0.5 0.8 1 --layers 0:2 2:4 4:6 6:8 --output runs/sweep
 
-Axes: models, alpha, beta (or dose), layers, rule, span; what no axis names is as the model's config says. Pictures,
-prompts and picture features are computed once per batch and used by every setting; settings that are the same fusion
-(beta 0 in any band) are asked once.
+Axes: models, alpha (1 where none is given), beta (or dose), layers, rule, span; everything else is as the model's
+config says. Pictures, prompts and picture features are computed once per batch and used by every setting; settings
+that are the same fusion (beta 0 in any band) are asked once.
 Writes to --output: `answers.jsonl` while it runs (the same command goes on where a killed one stopped), then
 `results.json`, `results.parquet`, `report.md` and plots. Scores come from lmms-eval itself, answer by answer as if
 each setting had been run alone.
@@ -197,6 +197,7 @@ def rows_of(result: dict, answers: dict, model: str, settings: dict, resolved) -
             "num_layers": len(resolved.layers),
             "rule": resolved.rule,
             "span": resolved.span,
+            "answer": resolved.answer,
         }
         for metric, (value, error) in scores(metrics).items():
             figures = {"metric": metric, "value": value, "stderr": error, "n": len(mine)}

@@ -40,6 +40,7 @@ def write(results: dict, output: Path) -> list[Path]:
         sections.append(section(part, x, title, list(pictures)))
     report = output / "report.md"
     fixed = [f"{axis} {table[axis].iloc[0]}" for axis in ("alpha", "rule", "span") if axis not in varying]
+    fixed += ["the answer's own tokens fused too"] if table["answer"].all() else []
     report.write_text(page(results, sections, fixed), encoding="utf-8")
     return [*paths, report]
 
