@@ -22,7 +22,7 @@ UNTESTABLE = "not testable here"  # the verdict where nothing is compared
 
 
 def held_out(seed: int) -> tuple[str, ...]:
-    """The question families that the visual-instruction runs of this seed never see: three splits, one a seed."""
+    """The question families that the visual-instruction runs of this seed never see: three splits, one per seed."""
     return tuple(FAMILIES)[seed % 3 :: 3]
 
 

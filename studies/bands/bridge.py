@@ -112,7 +112,7 @@ def page(results: dict) -> str:
     ]
     header = ["overlap of", "fusion at one layer (alpha 0, beta 1)", "fusion of a band (alpha 1, best dose)",
               "band of the rule"]  # fmt: skip
-    found = results["verdict"]
+    verdicts = results["verdict"]
     return f"""# Does the alignment band predict where to fuse?
 
 Where picture and words come to be arranged alike (overlap above chance), against where fusion works, over the same
@@ -121,19 +121,21 @@ every seed.
 
 {markdown_table(header, rows)}
 
-**Verdict.** Of the best single layer, the profile of the last token (which the rule uses): {found["single"]}; of the
-best band: {found["bands"]}.
+**Verdict.** Of the best single layer, the profile of the last token (which the rule uses): {verdicts["single"]}; of
+the best band: {verdicts["bands"]}.
 
 ![Overlap above chance by layer, last token and means; accuracy of fusion at each layer alone](bridge.png)
-{WHY_REVERSE if found["single"] == REVERSE else ""}
+{WHY_REVERSE if verdicts["single"] == REVERSE else ""}
 Figures: [bridge.json](bridge.json); the sweep of fusion is that of [docs/results/paper](../paper/README.md) (300
-validation questions a seed). Made by {made_line(results["made"])}
+validation questions per seed). Made by {made_line(results["made"])}
 """
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", nargs="+", required=True, help="the models of `make paper`, one a seed, in order")
+    parser.add_argument(
+        "--models", nargs="+", required=True, help="the models of `make paper`, one per seed, in order"
+    )
     parser.add_argument("--sweeps", type=Path, default=Path("docs/results/paper/results.json"))
     parser.add_argument("--output", type=Path, default=Path("docs/results/bridge"))
     args = parser.parse_args(argv)

@@ -99,16 +99,16 @@ def verdicts(results: dict) -> list[dict]:
         return "level" if low <= 0 <= high else "better" if low > 0 else "worse"
 
     def reason(first: str, second: str, score: str) -> str:
-        found = delta(first, second, score)
-        seeds = ", ".join(f"{100 * value:+.1f}" for value in found["seeds"])
-        return f"{points(found)} points, by seed {seeds}"
+        gain = delta(first, second, score)
+        seeds = ", ".join(f"{100 * value:+.1f}" for value in gain["seeds"])
+        return f"{points(gain)} points, by seed {seeds}"
 
     def claim(text: str, first: str, second: str, *scores: str) -> dict:
-        said = {"held_out": "held out ", "oracle_text": "in words "} if len(scores) > 1 else {}
+        names = {"held_out": "held out ", "oracle_text": "in words "} if len(scores) > 1 else {}
         return {
             "claim": text,
             "verdict": " / ".join(level(first, second, score) for score in scores),
-            "reason": "; ".join(said.get(score, "") + reason(first, second, score) for score in scores),
+            "reason": "; ".join(names.get(score, "") + reason(first, second, score) for score in scores),
         }
 
     share = one(results["arms"], arm="rule")["seen"]["mean"] / one(results["arms"], arm="full")["seen"]["mean"]
@@ -132,7 +132,7 @@ def verdicts(results: dict) -> list[dict]:
         cost = {record["arm"]: record for record in results["cost"]}
         step = {arm: f"{record['step']:.0%}" for arm, record in cost.items()}
         rows.append({
-            "claim": "at less time a step (the paper: 75.7 to 86.1 %)",
+            "claim": "at less time per step (the paper: 75.7 to 86.1 %)",
             "verdict": "less" if cost["rule"]["step"] < 0.97 else "not less",
             "reason": f"CPU time of a step with the band {step['rule']} of full training, connector frozen too "
             f"{step['connector_frozen']}, a third in the middle {step['middle']}, top third {step['top']}; gradients "

@@ -143,7 +143,7 @@ def measure_validation(seeds: list[int]) -> pd.DataFrame:
 
 
 def choose(seeds: list[int]) -> dict:
-    """From validation: one weight a baseline and one dose a band for all seeds; the setting tuned for each seed."""
+    """From validation: one weight per baseline and one dose per band for all seeds; a tuned setting for each seed."""
     rows = pd.concat([pd.read_parquet(f"seed{seed}/validation.parquet") for seed in seeds], ignore_index=True)
     rows["right"] = rows["outcome"].eq("right")
     rows = rows.rename(columns={"layers": "fusion_layers"})

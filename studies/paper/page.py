@@ -26,7 +26,7 @@ TRAININGS = {
 
 
 def conditions_table(results: dict, records: list[dict]) -> str:
-    """One row a condition: scores, shares of failures, fused minus this, and its cost where it was timed."""
+    """One row per condition: scores, shares of failures, fused minus this, and its cost where it was timed."""
     rows = []
     for record in records:
         name = record["condition"]
@@ -112,7 +112,7 @@ def page(results: dict) -> str:
         asked = [record for record in results["test"] if record["condition"] in ASKED]
         otherwise = [record for record in results["test"] if record["condition"] in ("fused", *FUSED_OTHERWISE)]
         return (
-            f"Test split, {results['n_test']} questions a seed. Distance from unfused to caption first that fusion "
+            f"Test split, {results['n_test']} questions per seed. Distance from unfused to caption first that fusion "
             f"closes, by seed: {gaps}.\n\n![Right answers and time under every condition](conditions.png)\n\n"
             f"{conditions_table(results, asked)}\n\n{meanings(record['condition'] for record in asked)}\n\n"
             "`no fit`: answers of the wrong kind, of no kind, or empty. `ms`: CPU milliseconds to the whole answer, "
@@ -122,7 +122,7 @@ def page(results: dict) -> str:
 
     def layers() -> str:
         return (
-            f"Validation split, {results['n_validation']} questions a seed, right answers in %:\n\n"
+            f"Validation split, {results['n_validation']} questions per seed, right answers in %:\n\n"
             f"![Right answers by dose and band of layers](bands.png)\n\n"
             f"{bands_table(pick(results['validation'], sweep='bands'))}\n\n"
             "The text tokens' states replaced by the text run's at the input of one layer (α = 0, β = 1): where they "
@@ -135,8 +135,8 @@ def page(results: dict) -> str:
     def coefficients() -> str:
         sweeps = {name: pick(results["validation"], sweep=name) for name in ("dose", "alpha")}
         return (
-            f"Validation split, {results['n_validation']} questions a seed, in the checkpoint's layers and in the top "
-            "half, the paper's. Dose is β × number of fused layers. The world has no refusals as such: an empty "
+            f"Validation split, {results['n_validation']} questions per seed, in the checkpoint's layers and in the "
+            "top half, the paper's. Dose is β × number of fused layers. The world has no refusals as such: an empty "
             "answer comes nearest. Answers are cut off after four tokens; garbage holds those, too, that begin as an "
             'answer and run on into a caption ("red the picture shows").\n\n'
             "![What the answers are, by dose and by alpha](sweeps.png)\n\n"

@@ -44,7 +44,7 @@ def conditions(results: dict):
             right.barh(row, spent["ms"], color=color, height=0.6)
             right.text(spent["ms"], row, f" {spent['tokens']:.0f}", va="center", fontsize=7)
     left.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-    left.set_xlabel(f"right answers in %, test split ({results['n_test']} questions a seed); ticks: seeds")
+    left.set_xlabel(f"right answers in %, test split ({results['n_test']} questions per seed); ticks: seeds")
     right.set_xlabel("CPU ms an answer; number: tokens")
     left.set_xlim(left=0)
     right.margins(x=0.15)
@@ -52,7 +52,7 @@ def conditions(results: dict):
 
 
 def bands(results: dict):
-    """Accuracy by dose, a line a band; intervals of the best one and the paper's."""
+    """Accuracy by dose, one line per band; intervals of the best one and the paper's."""
     records = pick(results["validation"], sweep="bands")
     shaded = {best(records)["layers"], top_half(results["num_layers"])}
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")

@@ -1,4 +1,4 @@
-"""Verdicts of the paper in a box: one rule a claim, on the figures of `table.collect`.
+"""Verdicts of the paper in a box: one rule per claim, on the figures of `table.collect`.
 
 A rule returns (verdict, reason); what it calls reproduced is stated in its code, with intervals, not by eye. A claim
 is not testable here where the failure that it is about hardly occurs, and where the figures hold no contrast: nothing

@@ -201,7 +201,7 @@ def ask(model, processor, questions, condition: str, **kwargs) -> list[Answer]:
 
 
 def evaluate(model, processor, questions, condition: str = "fused", **kwargs) -> list[str]:
-    """The texts of `ask`, one a question."""
+    """The texts of `ask`, one per question."""
     return [answer.text for answer in ask(model, processor, questions, condition, **kwargs)]
 
 
