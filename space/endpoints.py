@@ -133,7 +133,7 @@ class Endpoints:
         One more turn of a conversation about a picture.
 
         Args:
-            message: what is said next, at most 1000 characters.
+            message: the next turn, at most 1000 characters.
             history: the turns so far, each {"role", "content"}, user first.
             picture: the picture, shown in the first turn; there may be none.
             fused: whether to fuse.

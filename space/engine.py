@@ -146,7 +146,7 @@ class Engine:
 
     def answers(self, messages: list[dict], image, pairs: list[tuple], fusion: dict, new_tokens: int):
         """
-        Greedy answers, one a pair (alpha, beta), as they grow: yields a list of texts after every step or few.
+        Greedy answers, one per pair (alpha, beta), as they grow: yields a list of texts after every step or few.
 
         Args:
             fusion (`dict`): the rest of the fusion keywords of `generate()`: layers, rule, span.

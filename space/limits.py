@@ -68,34 +68,29 @@ def text_turns(payload) -> list[dict]:
     return turns
 
 
-def messages_only(function):
-    """Wraps what Gradio calls: a ValueError becomes its text as a message, anything else a line without details."""
-
-    def message(error: Exception) -> gr.Error:
-        if isinstance(error, gr.Error):
-            return error
-        if isinstance(error, ValueError | UserError):
-            return gr.Error(str(error), print_exception=False)
+@contextlib.contextmanager
+def as_message():
+    """A ValueError becomes its text as a message, anything else a line without details."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except (ValueError, UserError) as error:
+        raise gr.Error(str(error), print_exception=False) from None
+    except Exception as error:
         logging.getLogger("space").exception("unexpected error", exc_info=error)
-        return gr.Error("Something went wrong here. Please try again.", print_exception=False)
+        raise gr.Error("Something went wrong here. Please try again.", print_exception=False) from None
 
-    if inspect.isgeneratorfunction(function):
 
-        @wraps(function)
-        def wrapped(*args, **kwargs):
-            try:
-                yield from function(*args, **kwargs)
-            except Exception as error:
-                raise message(error) from None
+def messages_only(function):
+    """Wraps what Gradio calls in `as_message`; a generator is covered until its end."""
+    if not inspect.isgeneratorfunction(function):
+        return as_message()(function)
 
-    else:
-
-        @wraps(function)
-        def wrapped(*args, **kwargs):
-            try:
-                return function(*args, **kwargs)
-            except Exception as error:
-                raise message(error) from None
+    @wraps(function)
+    def wrapped(*args, **kwargs):
+        with as_message():
+            yield from function(*args, **kwargs)
 
     return wrapped
 

@@ -69,11 +69,7 @@ def to_vift(source: Path, vision_tower: str | None = None):
         )
     llava = LlavaConfig.from_pretrained(source)
     fields = {name: value for name, value in llava.to_dict().items() if name not in ("model_type", "architectures")}
-    model, loading = VIFTForConditionalGeneration.from_pretrained(
-        source, config=VIFTConfig(**fields), dtype="auto", output_loading_info=True
-    )
-    all_there(source, loading)
-    return model, LlavaProcessor.from_pretrained(source)
+    return read(VIFTForConditionalGeneration, source, VIFTConfig(**fields))
 
 
 def to_llava(source: Path):
@@ -89,9 +85,12 @@ def to_llava(source: Path):
     fields = VIFTConfig.from_pretrained(source).to_dict()
     dropped = ("model_type", "architectures", "auto_map", "image_wrapper_token_ids")
     fields = {n: value for n, value in fields.items() if n not in dropped and not n.startswith("fusion_")}
-    model, loading = LlavaForConditionalGeneration.from_pretrained(
-        source, config=LlavaConfig(**fields), dtype="auto", output_loading_info=True
-    )
+    return read(LlavaForConditionalGeneration, source, LlavaConfig(**fields))
+
+
+def read(cls, source: Path, config):
+    """(model, processor) of a folder; a ValueError where weights are missing, left over or of another shape."""
+    model, loading = cls.from_pretrained(source, config=config, dtype="auto", output_loading_info=True)
     all_there(source, loading)
     return model, LlavaProcessor.from_pretrained(source)
 

@@ -93,13 +93,8 @@ def web_captions(
     return _captions(count, seed, split, "web", no_query_share, queries)
 
 
-def detailed_captions(
-    count: int,
-    seed: int = 0,
-    split: str = "train",
-    no_query_share: float = NO_QUERY_SHARE,
-    queries: tuple[str, ...] = ("caption", "asking", "naming"),
-) -> Dataset:
+def detailed_captions(count: int, seed: int = 0, split: str = "train", no_query_share: float = NO_QUERY_SHARE,
+                      queries: tuple[str, ...] = ("caption", "asking", "naming")) -> Dataset:  # fmt: skip
     """Stage 2: complete captions; `queries` name `language.QUERY_POOLS`; all but "web" ask for the whole caption."""
     return _captions(count, seed, split, "detailed", no_query_share, queries)
 

@@ -127,7 +127,7 @@ def caption_query(scene: Scene, rng: random.Random, pools: tuple[str, ...] = ("c
 
 
 def web_caption(scene: Scene, rng: random.Random) -> str:
-    """A short caption as found on the web: objects go missing, sometimes a colour is wrong.
+    """A short caption like those on the web: objects go missing, sometimes a colour is wrong.
 
     One object in five is left out (never all), one colour in fifty is wrong, one caption in four
     names no places: "top left red 7 , middle center blue 3 ." or "red 7 , blue 3 .".

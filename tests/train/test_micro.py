@@ -61,7 +61,7 @@ def test_a_change_that_fits_nothing_ends_with_status_2(change, tmp_path, capsys)
 
 
 def test_cycles_of_the_text_llm_have_a_rate_each():
-    with pytest.raises(ValueError, match=r"lists of equal length, one value a cycle, not 5 and \[0.004, 0.002\]"):
+    with pytest.raises(ValueError, match=r"lists of equal length, one value per cycle, not 5 and \[0.004, 0.002\]"):
         micro.load_recipe(changes=["phase0.language_model.steps=5"])
     with pytest.raises(ValueError, match=r"not \[5\] and \[0.004, 0.002\]"):
         micro.load_recipe(changes=["phase0.language_model.steps=[5]"])

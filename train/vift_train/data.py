@@ -174,18 +174,9 @@ def _raw_rows(source: str, split: str, streaming: bool):
     return load_dataset(kind, split="train", streaming=streaming, **files)
 
 
-def load_rows(
-    source: str,
-    *,
-    split: str = "train",
-    image_folder: str | Path | None = None,
-    streaming: bool = False,
-    plain: bool = False,
-    queries: Sequence[str] | None = None,
-    seed: int = 0,
-    on_bad_row: str = "skip",
-    num_proc: int | None = None,
-) -> Dataset | IterableDataset:
+def load_rows(source: str, *, split: str = "train", image_folder: str | Path | None = None, streaming: bool = False,
+              plain: bool = False, queries: Sequence[str] | None = None, seed: int = 0, on_bad_row: str = "skip",
+              num_proc: int | None = None) -> Dataset | IterableDataset:  # fmt: skip
     """
     Args:
         source: a .json, .jsonl, .parquet or .tar file, a folder of pictures or of .tar shards, or a hub data set.

@@ -64,7 +64,7 @@ def load_recipe(folder: Path = RECIPES, changes: tuple[str, ...] = ()) -> dict[s
     cycles = {name: recipe["phase0"]["language_model"][name] for name in ("steps", "learning_rate")}
     if not all(isinstance(value, list) for value in cycles.values()) or len({len(v) for v in cycles.values()}) > 1:
         raise ValueError(
-            "phase0.language_model.steps and learning_rate must be lists of equal length, one value a cycle, not "
+            "phase0.language_model.steps and learning_rate must be lists of equal length, one value per cycle, not "
             f"{cycles['steps']} and {cycles['learning_rate']}"
         )
     return recipe
@@ -170,14 +170,8 @@ def stage2_mixture(settings: dict, seed: int) -> Dataset:
     return concatenate_datasets(parts)
 
 
-def train(
-    seed: int,
-    output: Path | None,
-    recipe: dict,
-    phase0_dir: Path | None = None,
-    stage1_dir: Path | None = None,
-    start_dir: Path | None = None,
-) -> None:
+def train(seed: int, output: Path | None, recipe: dict, phase0_dir: Path | None = None,
+          stage1_dir: Path | None = None, start_dir: Path | None = None) -> None:  # fmt: skip
     """Everything; `phase0_dir` and `stage1_dir` keep what those stages made, or reuse what lies there already.
 
     `start_dir` keeps the model before stage 1. Without `output`, the run ends after the last stage that is kept. What

@@ -30,16 +30,16 @@ ORDERS = ("even", "random", "mixed")
 class ModalityBatchSampler(Sampler[list[int]]):
     """
     Args:
-        modalities: one name a row, such as "image" or "text".
-        batch_size: rows a micro-batch at most.
-        group: micro-batches an optimizer step: gradient accumulation steps x ranks.
+        modalities: one name per row, such as "image" or "text".
+        batch_size: most rows of a micro-batch.
+        group: micro-batches per optimizer step: gradient accumulation steps x ranks.
         seed: the plan of an epoch depends on (seed, epoch) only.
-        lengths: tokens a row; None = no grouping by length.
+        lengths: tokens of each row; None = no grouping by length.
         order: "even" or "random" order of the steps of different modalities; "mixed": steps of both modalities, the
             control that shows what pure steps are worth.
         chunk_steps: optimizer steps that are sorted by length together.
-        weights: visits a row an epoch, by modality, default 1: with 0.5 an epoch holds a random half of the rows,
-            with 2 every row twice.
+        weights: how often an epoch visits each row, by modality, default 1: with 0.5 it holds a random half of the
+            rows, with 2 every row twice.
 
     Raises:
         ValueError: a size below 1, an unknown order, or another number of lengths than rows.
@@ -49,17 +49,9 @@ class ModalityBatchSampler(Sampler[list[int]]):
     batch_size = None
     drop_last = False
 
-    def __init__(
-        self,
-        modalities: Sequence[str],
-        batch_size: int,
-        group: int = 1,
-        seed: int = 0,
-        lengths: Sequence[int] | None = None,
-        order: str = "even",
-        chunk_steps: int = 16,
-        weights: dict[str, float] | None = None,
-    ):
+    def __init__(self, modalities: Sequence[str], batch_size: int, group: int = 1, seed: int = 0,
+                 lengths: Sequence[int] | None = None, order: str = "even", chunk_steps: int = 16,
+                 weights: dict[str, float] | None = None):  # fmt: skip
         for name, value in (("batch_size", batch_size), ("group", group), ("chunk_steps", chunk_steps)):
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
@@ -76,14 +68,14 @@ class ModalityBatchSampler(Sampler[list[int]]):
         if order == "mixed" and any(weight != 1 for weight in weights.values()):
             raise ValueError(f"order='mixed' visits every row once, got weights={weights}")
         self._visits = {name: max(1, round(weights.get(name, 1) * len(rows))) for name, rows in self._rows.items()}
-        # optimizer steps an epoch, by modality
+        # optimizer steps per epoch, by modality
         self.steps = {name: -(-visits // (batch_size * group)) for name, visits in self._visits.items()}
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Micro-batches an epoch."""
+        """Micro-batches per epoch."""
         return self.group * sum(self.steps.values())
 
     def _plan_modality(self, name: str, generator: np.random.Generator):

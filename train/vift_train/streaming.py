@@ -1,8 +1,8 @@
 """Pure steps from a stream: the counterpart of `ModalityBatchSampler` for an `IterableDataset`.
 
-Rows wait in one buffer a modality until it holds an optimizer step (`batch_size` x `group`); the step is then dealt
+Rows wait in one buffer per modality until it holds an optimizer step (`batch_size` x `group`); the step is then dealt
 out as `group` micro-batches, micro-batch i to rank i % world. What is left at the end of the stream makes one
-smaller step a modality; no row is lost or repeated (unless fewer rows are left than micro-batches).
+smaller step per modality; no row is lost or repeated (unless fewer rows are left than micro-batches).
 
 Every rank reads the whole stream and keeps its part: no communication, all ranks agree, and a resumed run sees the
 same next batch by skipping. The price is that each rank reads `world` times the rows it uses; shuffle when the
@@ -21,21 +21,14 @@ class PureSteps(IterableDataset):
 
     Args:
         rows: an iterable of rows with `modality`.
-        batch_size: rows a micro-batch at most.
-        group: micro-batches an optimizer step, over all ranks.
+        batch_size: most rows of a micro-batch.
+        group: micro-batches per optimizer step, over all ranks.
         rank, world: this process and the number of processes; `group` must be a multiple of `world`.
         measure: rows -> their lengths in tokens, so that micro-batches hold rows of like length; None = as they come.
     """
 
-    def __init__(
-        self,
-        rows: Iterable[dict],
-        batch_size: int,
-        group: int,
-        rank: int = 0,
-        world: int = 1,
-        measure: Callable[[list[dict]], list[int]] | None = None,
-    ):
+    def __init__(self, rows: Iterable[dict], batch_size: int, group: int, rank: int = 0, world: int = 1,
+                 measure: Callable[[list[dict]], list[int]] | None = None):  # fmt: skip
         if batch_size < 1 or group < 1 or group % world or not 0 <= rank < world:
             raise ValueError(f"batch_size={batch_size}, group={group}, rank={rank}, world={world} do not fit together")
         self.rows, self.batch_size, self.group, self.rank, self.world = rows, batch_size, group, rank, world

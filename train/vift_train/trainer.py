@@ -121,7 +121,7 @@ class VIFTTrainer(SFTTrainer):
 
     @property
     def _group(self) -> int:
-        """Micro-batches an optimizer step, over all ranks."""
+        """Micro-batches per optimizer step, over all ranks."""
         return self.args.gradient_accumulation_steps * self.accelerator.num_processes
 
     def _check_rows(self, rows: list[dict]) -> None:
@@ -131,7 +131,7 @@ class VIFTTrainer(SFTTrainer):
                 self._tokens_per_image = tokens_per_image(self.processing_class, *batch["pixel_values"].shape[-2:])
 
     def _measure_dataset(self, dataset) -> list[int]:
-        """The column `length`, or the lengths found from the text and the number of images."""
+        """The column `length`, or the lengths counted from the text and the number of images."""
         if "length" in dataset.column_names:
             lengths = dataset["length"][:]
         else:
@@ -228,7 +228,7 @@ class VIFTTrainer(SFTTrainer):
     # Optimizer --------------------------------------------------------------------------------------------
 
     def create_optimizer(self, model=None):
-        """One group a module, each with its rate; the language model's first, because that one is logged."""
+        """One group per module, each with its rate; the language model's first, because that one is logged."""
         if self.optimizer is not None:
             return self.optimizer
         args, model = self.args, self.model if model is None else model
