@@ -146,16 +146,15 @@ def _from_original(source: Path, config: dict, vision_tower: str | None):
     with torch.device("meta"):
         model = VIFTForConditionalGeneration(vift)
     expected = model.state_dict()
-    prefix = "model.vision_tower."  # some towers of transformers keep one more level of names
-    if not any(name in weights for name in expected if name.startswith(prefix)):
-        weights = {n.replace(prefix, prefix + "vision_model."): tensor for n, tensor in weights.items()}
     layer, num_layers = vift.vision_feature_layer, vision.num_hidden_layers
     unread = [f"encoder.layers.{i}." for i in range(layer + num_layers + 1 if layer < 0 else layer, num_layers)]
     for name, tensor in expected.items():
         # Bunny deletes the tower's last layer, which nobody reads; likewise the tower's head and final norm
-        if name.startswith(prefix) and (any(part in name for part in unread) or "post_layernorm" in name):
+        if name.startswith("model.vision_tower.") and (
+            any(part in name for part in unread) or "post_layernorm" in name
+        ):
             weights.setdefault(name, torch.zeros(tensor.shape, dtype=weights["lm_head.weight"].dtype))
-    unused = ("rotary_emb.inv_freq", "position_ids", "vision_tower.head.", "vision_model.head.")
+    unused = ("rotary_emb.inv_freq", "position_ids", "vision_tower.head.")
     weights = {n: tensor for n, tensor in weights.items() if n in expected or not any(part in n for part in unused)}
     common = expected.keys() & weights.keys()
     differences = {

@@ -83,10 +83,8 @@ def join(tower, language_model, processor, seed: int, **fields) -> VIFTForCondit
     )
     torch.manual_seed(seed)
     model = VIFTForConditionalGeneration(config).to(language_model.dtype)
-    # some towers of transformers keep one more level of names, depending on the class that loaded them
-    names, level = model.model.vision_tower.state_dict(), "vision_model."
-    weights = {name.removeprefix(level): tensor for name, tensor in tower.state_dict().items()}
-    model.model.vision_tower.load_state_dict({name: weights[name.removeprefix(level)] for name in names})
+    own, weights = model.model.vision_tower, tower.state_dict()
+    own.load_state_dict({name: weights[name] for name in own.state_dict()})  # all but its head
     model.model.language_model.load_state_dict(language_model.model.state_dict())
     model.lm_head.load_state_dict(language_model.lm_head.state_dict())
     model.generation_config = language_model.generation_config

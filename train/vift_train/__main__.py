@@ -46,13 +46,8 @@ class RunArguments:
 def load_sources(run: RunArguments, args: VIFTTrainingConfig, captions, instructions, streaming: bool) -> list:
     """One data set per source."""
     plain = args.stage == 1 if run.plain_captions is None else run.plain_captions
-    common = {
-        "image_folder": run.image_folder,
-        "streaming": streaming,
-        "seed": args.seed,
-        "on_bad_row": run.on_bad_row,
-        "num_proc": run.num_proc,
-    }
+    common = {name: getattr(run, name) for name in ("image_folder", "on_bad_row", "num_proc")}
+    common |= {"streaming": streaming, "seed": args.seed}
     parts = [load_rows(source, plain=plain, queries=run.caption_queries, **common) for source in captions]
     return parts + [load_rows(source, **common) for source in instructions]
 

@@ -6,6 +6,9 @@ from collections import Counter
 import numpy as np
 
 COLUMNS = ("messages", "images", "modality")
+# the arguments that decide which rows make a step
+PLAN = ("gradient_accumulation_steps", "per_device_train_batch_size", "modality_order", "group_by_length",
+        "chunk_steps", "text_weight")  # fmt: skip
 
 
 def check_columns(dataset) -> None:
@@ -61,16 +64,8 @@ def _digest(values) -> str:
 
 def fingerprint(args, world: int, modalities=None, lengths=None) -> dict:
     """What must be equal for a resumed run to see the same next batch."""
-    record = {
-        "world_size": world,
-        "gradient_accumulation_steps": args.gradient_accumulation_steps,
-        "per_device_train_batch_size": args.per_device_train_batch_size,
-        "seed": args.seed if args.data_seed is None else args.data_seed,
-        "modality_order": args.modality_order,
-        "group_by_length": args.group_by_length,
-        "chunk_steps": args.chunk_steps,
-        "text_weight": args.text_weight,
-    }
+    record = {"world_size": world, "seed": args.seed if args.data_seed is None else args.data_seed}
+    record |= {name: getattr(args, name) for name in PLAN}
     if modalities is not None:
         record |= {"rows": len(modalities), "modalities_sha256": _digest(modalities)}
     if lengths is not None:

@@ -137,8 +137,13 @@ def save_checkpoint(model, processor, output: Path) -> None:
         parameter.requires_grad = True
     model.config._attn_implementation = "sdpa"
     model.config.use_cache = True  # TRL turns it off for training
-    model.to(torch.bfloat16).save_pretrained(output)
-    processor.save_pretrained(output)
+    keep(model.to(torch.bfloat16), processor, output)
+
+
+def keep(model, processor, folder: Path | None) -> None:
+    if folder is not None:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
 
 
 def pretrain_parts(recipe: dict, seed: int, folder: Path) -> None:
@@ -192,17 +197,13 @@ def train(seed: int, output: Path | None, recipe: dict, phase0_dir: Path | None 
         model = join_parts(pretrained_parts, processor, seed, recipe["fusion"])
         if phase0_dir is None:
             shutil.rmtree(pretrained_parts)
-        if start_dir is not None:
-            model.save_pretrained(start_dir)
-            processor.save_pretrained(start_dir)
+        keep(model, processor, start_dir)
         if output is None and stage1_dir is None:
             return
         settings = recipe["stage1"]
         captions = data.web_captions(settings["rows"], seed, **queries_of(settings))
         run_stage("stage 1", model, processor, captions, settings, seed)
-        if stage1_dir is not None:  # fp32, so that stage 2 goes on from the same weights
-            model.save_pretrained(stage1_dir)
-            processor.save_pretrained(stage1_dir)
+        keep(model, processor, stage1_dir)  # fp32, so that stage 2 goes on from the same weights
 
     if output is None:
         return

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from vift_microworld import data, scenes
@@ -129,9 +130,8 @@ def train_tower(settings: dict, seed: int) -> SiglipVisionModel:
         digits, colors = cell_targets(batch)
         with fast_precision():
             digit_logits, color_logits = read(batch)
-            loss = nn.functional.cross_entropy(
-                digit_logits.flatten(0, 1).float(), digits.flatten(), label_smoothing=0.05
-            ) + nn.functional.cross_entropy(color_logits.flatten(0, 1).float(), colors.flatten())
+            loss = cross_entropy(digit_logits.flatten(0, 1).float(), digits.flatten(), label_smoothing=0.05)
+            loss += cross_entropy(color_logits.flatten(0, 1).float(), colors.flatten())
         loss.backward()
         optimizer.step()
         progress.update(step, loss.item())
