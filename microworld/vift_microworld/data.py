@@ -169,8 +169,7 @@ def _questions(count: int, seed: int, split: str, purpose: str, families=None) -
 
 def visual_questions(count: int, seed: int = 0, split: str = "test") -> Dataset:
     """Evaluation only: one question about one picture a row, families in equal shares."""
-    columns = _questions(count, seed, split, "questions")
-    return Dataset.from_dict(columns, features=QUESTION_FEATURES)
+    return Dataset.from_dict(_questions(count, seed, split, "questions"), features=QUESTION_FEATURES)
 
 
 def visual_instructions(count: int, seed: int = 0, split: str = "train", families=None) -> Dataset:

@@ -24,17 +24,7 @@ COLORS = {
     "purple": (205, 70, 230),
     "white": (245, 245, 245),
 }
-PLACES = (
-    "top left",
-    "top center",
-    "top right",
-    "middle left",
-    "middle center",
-    "middle right",
-    "bottom left",
-    "bottom center",
-    "bottom right",
-)
+PLACES = tuple(f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "center", "right"))
 BACKGROUND = (22, 22, 28)
 CELL = 16
 IMAGE_SIZE = 3 * CELL

@@ -64,14 +64,11 @@ def load_mixture(run: RunArguments, args: VIFTTrainingConfig):
 
 def load_evaluation(run: RunArguments, args: VIFTTrainingConfig) -> dict | None:
     """{"image": rows, "text": rows}, of what is given."""
-    named = {"image": (run.eval_captions, []), "text": ([], run.eval_instructions)}
-    named = {name: sources for name, sources in named.items() if any(sources)}
-    if named and args.eval_strategy == "no":
+    if (run.eval_captions or run.eval_instructions) and args.eval_strategy == "no":
         raise ValueError("eval_captions or eval_instructions given, but eval_strategy='no': set it to steps or epoch")
-    return {
-        name: concatenate_datasets(load_sources(run, args, *sources, streaming=False))
-        for name, sources in named.items()
-    } or None
+    named = {"image": (run.eval_captions, []), "text": ([], run.eval_instructions)}
+    parts = {name: load_sources(run, args, *sources, streaming=False) for name, sources in named.items()}
+    return {name: concatenate_datasets(rows) for name, rows in parts.items() if rows} or None
 
 
 def answers_callback(run: RunArguments, processor, rows) -> AnswersCallback:

@@ -58,9 +58,7 @@ def auto_band(model, processor, dataset, args) -> Band:
         ValueError: too few caption rows, or a model that is sharded already.
     """
     if getattr(args, "hf_deepspeed_config", None) is not None and args.hf_deepspeed_config.is_zero3():
-        raise ValueError(
-            "train_layers='auto' needs the whole model on each rank, ZeRO-3 shards it: run vift-analyze first"
-        )
+        raise ValueError("train_layers='auto' needs the whole model on each rank, not ZeRO-3: run vift-analyze first")
     pairs = sample_pairs(dataset, args.seed)
     if len(pairs) < 40:
         raise ValueError(

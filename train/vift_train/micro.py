@@ -54,13 +54,11 @@ def load_recipe(folder: Path = RECIPES, changes: tuple[str, ...] = ()) -> dict[s
         if not equals or not sections or not isinstance(place, dict):
             raise ValueError(f"set={change!r} must be NAME.KEY=VALUE, where NAME is one of {', '.join(PARTS)}")
         # two traps of YAML 1.1: 1e-3 (without a point) is a string, and 5:8 is a number of base 60
-        if _NUMBER.fullmatch(value):
-            place[key] = float(value)
-        else:
-            try:
-                place[key] = value if _BAND.fullmatch(value) else yaml.safe_load(value)
-            except yaml.YAMLError as error:
-                raise ValueError(f"set={change!r}: {' '.join(str(error).split())}") from error
+        read = float if _NUMBER.fullmatch(value) else str if _BAND.fullmatch(value) else yaml.safe_load
+        try:
+            place[key] = read(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"set={change!r}: {' '.join(str(error).split())}") from error
     cycles = {name: recipe["phase0"]["language_model"][name] for name in ("steps", "learning_rate")}
     if not all(isinstance(value, list) for value in cycles.values()) or len({len(v) for v in cycles.values()}) > 1:
         raise ValueError(
