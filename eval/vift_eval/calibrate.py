@@ -115,11 +115,16 @@ def calibrate(
         output = model.generate(**inputs, fusion=False, do_sample=False, max_new_tokens=answer_tokens)
         tokens = output[:, inputs["input_ids"].shape[1] :]
         answers += [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]
-        batches.append(_with_answers(model, engine.inputs(prompts_of(engine, rows)), tokens))
+        # each up to and with its end of the turn
+        ends = torch.isin(tokens, torch.tensor(sorted(engine.ends), device=tokens.device)).int()
+        lengths = (ends.cumsum(dim=1) - ends == 0).sum(dim=1).tolist()
+        ended = [row[:length] for row, length in zip(tokens.tolist(), lengths)]
+        batches.append(engine.continued(prompts_of(engine, rows), ended))
 
     def score(**setting) -> float:
-        scores = torch.cat([_log_likelihood(model, batch, setting or False) for batch in batches])
-        return float(scores.mean())
+        request = Request(answer_tokens, fusion=setting or {"fusion": False})
+        likelihoods = [one for batch in batches for one, _ in engine.log_likelihood(batch, request)]
+        return float(torch.stack([one.mean() for one in likelihoods]).mean())
 
     unfused = score()
     settings = [{"fusion_layers": band, "dose": dose, "alpha": 1.0} for band, dose in candidates]
@@ -141,29 +146,6 @@ def calibrate(
         model.config.fusion_beta = None  # the dose says it
         model.config.fusion_enabled = best["dose"] != 0.0
     return chosen | {"score": best["score"], "unfused_score": unfused, "answers": answers, "table": table}
-
-
-def _with_answers(model, inputs, answers) -> dict:
-    """The prompts (B, S) with the answers (B, A) behind them, up to and with their end-of-sequence token."""
-    ends = torch.tensor(model.generation_config.eos_token_id, device=answers.device).reshape(-1)
-    ended = torch.isin(answers, ends).int()
-    kept = ended.cumsum(dim=1) - ended == 0  # nothing ended before this token
-    labels = torch.where(kept, answers, -100)
-    prompt = inputs["input_ids"]
-    return dict(inputs) | {
-        "input_ids": torch.cat([prompt, answers], dim=1),
-        "attention_mask": torch.cat([inputs["attention_mask"], kept.long()], dim=1),
-        "labels": torch.cat([torch.full_like(prompt, -100), labels], dim=1),
-    }
-
-
-def _log_likelihood(model, batch, fusion) -> torch.Tensor:
-    """Mean log-likelihood a label, (B,)."""
-    logits = model(**batch, fusion=fusion).logits[:, :-1].float()
-    labels = batch["labels"][:, 1:]
-    token = logits.log_softmax(dim=-1).gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1)
-    kept = labels != -100
-    return (token * kept).sum(dim=1) / kept.sum(dim=1)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -178,7 +178,38 @@ class Engine:
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)
         return Answer(request.cut(text), input_tokens, len(tokens), end is None)
 
+    def continued(self, prompts: list[tuple[str, list]], continuations: list[list[int]]) -> dict:
+        """Prompts with a continuation's tokens behind each, right-padded; `labels` has the continuations alone."""
+        inputs = self.inputs(prompts, side="right")
+        ids, starts = inputs["input_ids"], inputs["attention_mask"].sum(dim=1).tolist()
+        width = max(start + len(tokens) for start, tokens in zip(starts, continuations))
+        if width > self.positions:
+            raise ValueError(f"prompt and continuation have {width} tokens; the model reads at most {self.positions}")
+        whole = ids.new_full((len(ids), width), self.tokenizer.pad_token_id)
+        mask, labels = torch.zeros_like(whole), torch.full_like(whole, -100)
+        for row, (start, tokens) in enumerate(zip(starts, continuations)):
+            whole[row, :start] = ids[row, :start]
+            end = start + len(tokens)
+            whole[row, start:end] = labels[row, start:end] = ids.new_tensor(tokens)
+            mask[row, :end] = 1
+        return dict(inputs) | {"input_ids": whole, "attention_mask": mask, "labels": labels}
+
     @torch.inference_mode()
+    def log_likelihood(self, batch: dict, request: Request) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """
+        (log-likelihood of each token, whether it is the likeliest) of each continuation in a batch of `continued`.
+
+        Fused like `generate()`: the prompt is fused, the continuation is read after it.
+        """
+        settings = self.settings(request)
+        fusion = False if settings is None else describe(settings)
+        log_probs = self.model(**batch, fusion=fusion).logits[:, :-1].float().log_softmax(dim=-1)
+        labels = batch["labels"][:, 1:]
+        kept = labels != -100
+        tokens = log_probs.gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1)
+        likeliest = log_probs.argmax(dim=-1) == labels
+        return [(tokens[row][kept[row]], likeliest[row][kept[row]]) for row in range(len(labels))]
+
     def score(self, prompts: list[tuple[str, list]], continuations: list[str], request: Request):
         """
         Negative log-likelihood of each continuation and the end of the turn after its prompt.
@@ -186,32 +217,10 @@ class Engine:
         Returns:
             list of (nats, whether greedy decoding would say just that).
         """
-        pad = self.tokenizer.pad_token_id
-        ends = [
-            self.tokenizer(text.strip(), add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
-            for text in continuations
-        ]
-        inputs = self.inputs(prompts, side="right")
-        starts = inputs["attention_mask"].sum(dim=1).tolist()
-        width = max(start + len(end) for start, end in zip(starts, ends))
-        if width > self.positions:
-            raise ValueError(f"prompt and continuation have {width} tokens; the model reads at most {self.positions}")
-        ids = inputs["input_ids"].new_full((len(prompts), width), pad)
-        mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-        for row, (start, end) in enumerate(zip(starts, ends)):
-            ids[row, :start] = inputs["input_ids"][row, :start]
-            ids[row, start : start + len(end)] = labels[row, start : start + len(end)] = ids.new_tensor(end)
-            mask[row, : start + len(end)] = 1
-        settings = self.settings(request)
-        fusion = False if settings is None else describe(settings)
-        batch = dict(inputs) | {"input_ids": ids, "attention_mask": mask, "labels": labels}
-        log_probs = self.model(**batch, fusion=fusion).logits[:, :-1].float().log_softmax(dim=-1)
-        scores = []
-        for row, (start, end) in enumerate(zip(starts, ends)):
-            read, tokens = log_probs[row, start - 1 : start - 1 + len(end)], ids.new_tensor(end)
-            nats = -float(read.gather(1, tokens[:, None]).sum())
-            scores.append((nats, bool((read.argmax(dim=-1) == tokens).all())))
-        return scores
+        encoded = self.tokenizer([text.strip() for text in continuations], add_special_tokens=False)["input_ids"]
+        batch = self.continued(prompts, [[*tokens, self.tokenizer.eos_token_id] for tokens in encoded])
+        scored = self.log_likelihood(batch, request)
+        return [(-float(tokens.sum()), bool(likeliest.all())) for tokens, likeliest in scored]
 
 
 def describe(settings: FusionSettings) -> dict:

@@ -98,10 +98,18 @@ def machine() -> str:
     )
 
 
-def script_line(file: str, argv: list[str] | None) -> str:
-    """How the script `file` of this checkout was called."""
+def command_line(command: str, argv: list[str] | None = None) -> str:
+    """
+    How a command was called, for `made_by`: names in the place of absolute paths.
+
+    Args:
+        command: of the console, or the `__file__` of a script of this checkout.
+        argv: its arguments; those of this process when None.
+    """
+    if command.endswith(".py"):
+        command = f"python {Path(command).resolve().relative_to(ROOT)}"
     words = sys.argv[1:] if argv is None else argv
-    return " ".join(["python", str(Path(file).resolve().relative_to(ROOT)), *words])
+    return " ".join([command, *(Path(word).name if Path(word).is_absolute() else word for word in words)])
 
 
 def made_by(command: str, *models) -> dict:

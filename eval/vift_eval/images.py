@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .cli import first_line
+
 MAX_PIXELS = 64_000_000  # twice a 32-megapixel camera; 192 MB once decoded
 
 
@@ -43,9 +45,9 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[Image.Im
     except Image.DecompressionBombError:
         raise ImageError(too_large(path, "the picture", max_pixels)) from None
     except (OSError, MemoryError) as error:
-        raise ImageError(f"{path}: cannot be read ({one_line(error)})") from error
+        raise ImageError(f"{path}: cannot be read ({first_line(error)})") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on corrupt bytes
-        raise ImageError(f"{path}: damaged picture ({one_line(error)})") from error
+        raise ImageError(f"{path}: damaged picture ({first_line(error)})") from error
 
 
 def to_rgb(image: Image.Image, path: Path) -> tuple[Image.Image, list[str]]:
@@ -73,7 +75,3 @@ def to_rgb(image: Image.Image, path: Path) -> tuple[Image.Image, list[str]]:
 
 def too_large(path: Path, what: str, max_pixels: int) -> str:
     return f"{path}: {what} is more than {max_pixels / 1e6:.0f} million pixels; make it smaller"
-
-
-def one_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

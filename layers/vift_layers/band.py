@@ -60,9 +60,8 @@ def band_rule(profile) -> Band:
     if rise < MIN_RISE:
         first, stop = round(FALLBACK[0] * num_layers), max(1, round(FALLBACK[1] * num_layers))
         first = min(first, stop - 1)
-        return Band(
-            first, stop, clean, f"overlap rises by {rise:.3f} only (under {MIN_RISE}): 0.2 to 0.5 of the depth"
-        )
+        reason = f"overlap rises by {rise:.3f} only (under {MIN_RISE}): 0.2 to 0.5 of the depth"
+        return Band(first, stop, clean, reason)
     peak = int(np.nanargmax(written))
     least = values[known[0]] + SHARE * rise
     high = np.nan_to_num(written, nan=-np.inf) >= least
@@ -72,23 +71,22 @@ def band_rule(profile) -> Band:
     while stop < num_layers and high[stop]:
         stop += 1
     start = f"{values[known[0]]:.3f} at representation {known[0]}"
-    return Band(
-        first, stop, clean, f"overlap {start}, peak {written[peak]:.3f} after layer {peak}, half at {least:.3f}"
-    )
+    reason = f"overlap {start}, peak {written[peak]:.3f} after layer {peak}, half at {least:.3f}"
+    return Band(first, stop, clean, reason)
 
 
-def overlap_profile(found: Capture, k: int | None = None, pooling: str = "last") -> list[float]:
-    """Mean overlap of image form and text form above chance, a value a representation; nan where points coincide."""
-    k = min(NEIGHBORS, max(1, found.count // 10)) if k is None else k
+def overlap_profile(captured: Capture, k: int | None = None, pooling: str = "last") -> list[float]:
+    """Mean overlap of the two forms above chance, one value per representation; nan where points coincide."""
+    k = min(NEIGHBORS, max(1, captured.count // 10)) if k is None else k
     profile = []
-    for layer in range(found.num_layers + 1):
-        image, text = (neighbors(found.states(form, pooling, layer), k) for form in ("image", "text"))
+    for layer in range(captured.num_layers + 1):
+        image, text = (neighbors(captured.states(form, pooling, layer), k) for form in ("image", "text"))
         if image.degenerate or text.degenerate:
             profile.append(float("nan"))
             continue
-        chance = k / (found.count - 1)
-        if "control" in found.forms:
-            chance = float(overlap(image, neighbors(found.states("control", pooling, layer), k), k).mean())
+        chance = k / (captured.count - 1)
+        if "control" in captured.forms:
+            chance = float(overlap(image, neighbors(captured.states("control", pooling, layer), k), k).mean())
         profile.append(float(overlap(image, text, k).mean()) - chance)
     return profile
 

@@ -1,4 +1,4 @@
-"""Hidden states of pairs of an image and its words, once per layer and form, into files that outgrow memory.
+"""Hidden states of pairs of an image and its words, once per layer and form, in files, as they outgrow memory.
 
 An item is asked in two forms of the same content: *image* (picture, query) and *text* (caption, query). Where queries
 differ, a third form, *control*, has another item's caption, of the same query if there is one: what it shares with the
@@ -6,8 +6,9 @@ image form the query alone explains. Of each form two vectors a layer are kept: 
 `mean` over the tokens of its modality (image tokens, or the caption's).
 
 Representation l is the input of decoder layer l, representation L the output of the last layer, before the final norm.
-Files are `<form>_<pooling>.npy`, (L + 1, N, D) float32, read and written through memory maps; `capture.json` says how
-many items are done, so that a run that was killed goes on at its last batch. Shapes: N items, B rows, S tokens.
+Files are `<form>_<pooling>.npy`, (L + 1, N, D) float32, read and written through memory maps, in a temporary folder
+where none is named; `capture.json` says how many items are done, so that a run that was killed goes on at its last
+batch. Shapes: N items, B rows, S tokens.
 """
 
 import hashlib
@@ -23,7 +24,6 @@ import torch
 
 PAD, TEXT, IMAGE = 0, 1, 2  # of token_modality
 POOLINGS = ("last", "mean")
-MEMORY_LIMIT = 1 << 30  # bytes; more than that goes to disk
 STATE = "capture.json"
 
 
@@ -75,21 +75,18 @@ class Capture:
 
     Attributes:
         count (`int`): N items. num_layers (`int`): L decoder layers. forms (`tuple[str]`): image, text, maybe control.
-        where: folder of the files, or arrays by name.
+        folder: where the files are. scratch: the temporary folder, which goes when this object does.
     """
 
     count: int
     num_layers: int
     forms: tuple[str, ...]
-    where: Path | dict[str, np.ndarray]
+    folder: Path
     scratch: tempfile.TemporaryDirectory | None = field(default=None, repr=False)
 
     def states(self, form: str, pooling: str, layer: int) -> np.ndarray:
         """(N, D) float32 of representation `layer`; a copy, nothing stays mapped."""
-        name = f"{form}_{pooling}"
-        if isinstance(self.where, dict):
-            return self.where[name][layer]
-        return np.array(np.load(self.where / f"{name}.npy", mmap_mode="r")[layer])
+        return np.array(np.load(self.folder / f"{form}_{pooling}.npy", mmap_mode="r")[layer])
 
 
 def controls(pairs: list[dict], seed: int = 0) -> list[int]:
@@ -162,36 +159,27 @@ def model_inputs(model, processor, pairs: list[dict], form: str):
 
 @torch.inference_mode()
 def pooled(model, inputs, kept: torch.Tensor) -> list[dict[str, np.ndarray]]:
-    """A dict a representation: {"last": (B, D), "mean": (B, D)} float32. Prompts are left-padded."""
-    found: dict[int, dict] = {}
+    """A dict per representation: {"last": (B, D), "mean": (B, D)} float32. Prompts are left-padded."""
+    states_of: dict[int, dict] = {}
     weights = kept.float() / kept.sum(dim=1, keepdim=True).clamp(min=1)
 
     def keep(layer: int, states: torch.Tensor) -> None:
         states = states.float()
         # not an einsum: a row's mean is the same in every batch
         mean = (states * weights.to(states)[..., None]).sum(dim=1)
-        found[layer] = {"last": states[:, -1].cpu().numpy().copy(), "mean": mean.cpu().numpy()}
+        states_of[layer] = {"last": states[:, -1].cpu().numpy().copy(), "mean": mean.cpu().numpy()}
 
     with recording(model, keep):
         model(**inputs, use_cache=False, logits_to_keep=1)
-    return [found[layer] for layer in sorted(found)]
+    return [states_of[layer] for layer in sorted(states_of)]
 
 
-def capture(
-    model,
-    processor,
-    pairs: list[dict],
-    folder: str | Path | None = None,
-    batch_size: int = 16,
-    memory_limit: int = MEMORY_LIMIT,
-    progress=None,
-) -> Capture:
+def capture(model, processor, pairs: list[dict], folder=None, batch_size: int = 16, progress=None) -> Capture:
     """
     Args:
         model, processor: a VIFT, or a vision-language model of transformers with `get_decoder().layers`.
         pairs: rows with `image` (PIL), `caption`, `query` (may be ""); captured in this order.
-        folder (*optional*): where files go, kept and resumed; without it memory, or scratch files above the limit.
-        memory_limit: bytes.
+        folder (`str` or `Path`, *optional*): where files go, kept and resumed; without it they are temporary.
         progress (*optional*): called with the number of items done.
 
     Raises:
@@ -209,53 +197,41 @@ def capture(
         pairs = [pair | {"control": pairs[other]["caption"]} for pair, other in zip(pairs, controls(pairs))]
     config = model.config.get_text_config()
     shape = (config.num_hidden_layers + 1, len(pairs), config.hidden_size)
-    names = [f"{form}_{pooling}" for form in forms for pooling in POOLINGS]
-    scratch = None
-    if folder is None and 4 * np.prod(shape, dtype=np.int64) * len(names) > memory_limit:
-        scratch = tempfile.TemporaryDirectory(prefix="vift-capture-")
-        folder = scratch.name
-    found = Capture(len(pairs), shape[0] - 1, forms, {} if folder is None else Path(folder), scratch)
-    done = 0
-    if folder is None:
-        found.where = {name: np.empty(shape, dtype=np.float32) for name in names}
-    else:
-        done = open_files(found.where, names, shape, fingerprint(model, pairs, batch_size, forms))
+    scratch = tempfile.TemporaryDirectory(prefix="vift-capture-") if folder is None else None
+    captured = Capture(len(pairs), config.num_hidden_layers, forms, Path(scratch.name if scratch else folder), scratch)
+    done = open_files(captured.folder, forms, shape, fingerprint(model, pairs, batch_size, forms))
     for start in range(done, len(pairs), batch_size):
         rows = pairs[start : start + batch_size]
         for form in forms:
-            write(found.where, form, start, pooled(model, *model_inputs(model, processor, rows, form)))
-        if folder is not None:
-            mark(found.where, start + len(rows))
+            write(captured.folder, form, start, pooled(model, *model_inputs(model, processor, rows, form)))
+        mark(captured.folder, start + len(rows))
         if progress is not None:
             progress(start + len(rows))
-    return found
+    return captured
 
 
-def write(where, form: str, start: int, layers: list[dict[str, np.ndarray]]) -> None:
+def write(folder: Path, form: str, start: int, layers: list[dict[str, np.ndarray]]) -> None:
     for pooling in POOLINGS:
-        name = f"{form}_{pooling}"
         # mapped for this batch only: pages of the whole file would count as memory of this process
-        array = where[name] if isinstance(where, dict) else np.load(where / f"{name}.npy", mmap_mode="r+")
+        array = np.load(folder / f"{form}_{pooling}.npy", mmap_mode="r+")
         for layer, states in enumerate(layers):
             array[layer, start : start + len(states[pooling])] = states[pooling]
-        if not isinstance(where, dict):
-            array.flush()
+        array.flush()
 
 
 def fingerprint(model, pairs: list[dict], batch_size: int, forms) -> str:
     """What must be equal for a capture to go on where it stopped: weights, rows and how they are batched."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        digest.update(
-            f"{name} {tuple(parameter.shape)} {float(parameter.detach().sum(dtype=torch.float32)):.9e}".encode()
-        )
+        total = float(parameter.detach().sum(dtype=torch.float32))
+        digest.update(f"{name} {tuple(parameter.shape)} {total:.9e}".encode())
     for pair in pairs:
         digest.update(repr((pair["caption"], pair["query"], pair.get("control"))).encode())
         digest.update(pair["image"].tobytes())
     return hashlib.sha256(f"{digest.hexdigest()} {batch_size} {forms}".encode()).hexdigest()[:16]
 
 
-def open_files(folder: Path, names: list[str], shape: tuple, digest: str) -> int:
+def open_files(folder: Path, forms: tuple[str, ...], shape: tuple, digest: str) -> int:
     """Items that are done already; makes the files if there are none."""
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / STATE).is_file():
@@ -263,8 +239,8 @@ def open_files(folder: Path, names: list[str], shape: tuple, digest: str) -> int
         if state["fingerprint"] != digest:
             raise ValueError(f"{folder} holds the capture of another model or other rows: remove it or name another")
         return state["done"]
-    for name in names:
-        np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape).flush()
+    for name in (f"{form}_{pooling}.npy" for form in forms for pooling in POOLINGS):
+        np.lib.format.open_memmap(folder / name, mode="w+", dtype=np.float32, shape=shape).flush()
     (folder / STATE).write_text(json.dumps({"fingerprint": digest, "done": 0}) + "\n", encoding="utf-8")
     return 0
 

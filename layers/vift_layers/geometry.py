@@ -7,8 +7,8 @@
 
 Gride: Denti et al. 2022 (doi 10.1038/s41598-022-20991-1); TwoNN: Facco et al. 2017; imbalance: Glielmo et al. 2022;
 CKA: Kornblith et al. 2019 (arXiv 1905.00414). Shapes: x, y (N, D). Everything pairwise is done in blocks of rows:
-beside the data and its centred copy, memory is O(block * N), time O(N^2 * D). Results come a point where they are
-means of points, so that they can be resampled; neighbours are Euclidean.
+beside the data and its centred copy, memory is O(block * N), time O(N^2 * D). Results come point by point where they
+are means of points, so that they can be resampled; neighbours are Euclidean.
 """
 
 from collections.abc import Iterator
@@ -97,15 +97,15 @@ def overlap(first: Neighbors, second: Neighbors, k: int) -> np.ndarray:
 
 def ranks(x: np.ndarray, target: np.ndarray, block: int = BLOCK) -> np.ndarray:
     """Rank (1 = nearest) of point `target[i]` among the neighbours of point i in x: (N,)."""
-    found = np.empty(len(x))
+    rank = np.empty(len(x))
     for rows, distances in squared_distances(x, block):
         own = np.take_along_axis(distances, target[rows, None], axis=1)
-        found[rows] = 1 + (distances < own).sum(axis=1)
-    return found
+        rank[rows] = 1 + (distances < own).sum(axis=1)
+    return rank
 
 
 def information_imbalance(nearest: Neighbors, y: np.ndarray, block: int = BLOCK) -> np.ndarray:
-    """D(A -> B), a value a point (N,), mean near 0 if A tells neighbours in B (the set y), 1 if it tells nothing.
+    """D(A -> B), one value per point (N,), mean near 0 if A tells neighbours in B (the set y), 1 if it tells nothing.
 
     Args:
         nearest: neighbours in A, one is enough.

@@ -15,6 +15,7 @@ image, and an answer without image at positions 0 ... T-1 is another (rotary) in
 window, image tokens go on filling the window. Shapes: B rows, S new tokens, K keys (those in the cache too).
 """
 
+import re
 import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -35,21 +36,16 @@ def window(layers, num_layers: int) -> tuple[int, ...]:
     Raises:
         ValueError: not of this form, or outside the model.
     """
-    described, found = f"layers={layers!r}", layers
+    chosen, others = layers, False
     if isinstance(layers, str):
-        first, colon, stop = layers.removeprefix("~").partition(":")
-        try:
-            found = range(int(first or 0), int(stop or num_layers)) if colon else None
-        except ValueError:
-            found = None
-        if found is None:
-            raise ValueError(f"{described} must be 'first:stop', '~first:stop' or a sequence of layers")
-    found = sorted(set(found))
-    if found and not 0 <= found[0] <= found[-1] < num_layers:
-        raise ValueError(f"{described} reaches outside layers 0 to {num_layers - 1}")
-    if isinstance(layers, str) and layers.startswith("~"):
-        found = [layer for layer in range(num_layers) if layer not in found]
-    return tuple(found)
+        band = re.fullmatch(r"(~?)(\d*):(\d*)", layers)
+        if band is None:
+            raise ValueError(f"layers={layers!r} must be 'first:stop', '~first:stop' or a sequence of layers")
+        others, chosen = bool(band[1]), range(int(band[2] or 0), int(band[3] or num_layers))
+    chosen = sorted(set(chosen))
+    if chosen and not 0 <= chosen[0] <= chosen[-1] < num_layers:
+        raise ValueError(f"layers={layers!r} reaches outside layers 0 to {num_layers - 1}")
+    return tuple(layer for layer in range(num_layers) if layer not in chosen) if others else tuple(chosen)
 
 
 def _decoder_layers(model):

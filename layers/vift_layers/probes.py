@@ -50,11 +50,11 @@ def probe(image: np.ndarray, text: np.ndarray, labels: list, seed: int = SPLIT_S
     image, text = (StandardScaler().fit(x[kept[train]]).transform(x[kept]) for x in (image, text))
     shuffled = np.random.default_rng(seed).permutation(classes)
     by_text = fit(text[train], classes[train])
-    found = {
+    right = {
         "image": fit(image[train], classes[train]).predict(image[test]) == classes[test],
         "text": by_text.predict(text[test]) == classes[test],
         "transfer": by_text.predict(image[test]) == classes[test],
         "shuffled": fit(image[train], shuffled[train]).predict(image[test]) == shuffled[test],
     }
     chance = float(np.unique(classes[test], return_counts=True)[1].max() / len(test))
-    return found | {"chance": round(chance, 4), "classes": len(set(classes))}
+    return right | {"chance": round(chance, 4), "classes": len(set(classes))}

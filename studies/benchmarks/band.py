@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
-from vift_eval.files import made_by, script_line, write_json
+from vift_eval.files import command_line, made_by, write_json
 from vift_train.trainer import is_trained
 
 
@@ -121,7 +121,7 @@ def main(argv=None):
         )
     if args.json:
         shape = {"layers": args.layers, "width": args.width, "steps": args.steps, "threads": torch.get_num_threads()}
-        write_json(args.json, {"made": made_by(script_line(__file__, argv)), **shape, "results": results})
+        write_json(args.json, {"made": made_by(command_line(__file__, argv)), **shape, "results": results})
 
 
 if __name__ == "__main__":

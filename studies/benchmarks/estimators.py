@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 with contextlib.suppress(ImportError):  # in the environment of `reference`
-    from vift_eval.files import made_by, script_line, write_json
+    from vift_eval.files import command_line, made_by, write_json
     from vift_layers import geometry as g
 
 K = 30
@@ -172,13 +172,12 @@ def cost(args) -> dict:
     from vift_eval.layers.measure import measure_pooling
     from vift_layers.capture import POOLINGS, Capture, mark, open_files, write
 
-    names = [f"{form}_{pooling}" for form in ("image", "text") for pooling in POOLINGS]
     rng, batch = np.random.default_rng(0), 32
     results = {"items": args.items, "layers": args.layers, "width": args.width, "threads": 1}
     results["before_gib"] = round(peak(), 2)
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         where = Path(scratch)
-        open_files(where, names, (args.layers + 1, args.items, args.width), "random")
+        open_files(where, ("image", "text"), (args.layers + 1, args.items, args.width), "random")
         start = time.process_time()
         shared = rng.standard_normal((64, args.width), dtype=np.float32)
         for first in range(0, args.items, batch):
@@ -227,7 +226,7 @@ def main(argv=None) -> None:
     args.items = args.items or {"naive": 600, "cost": 2500}.get(args.what)
     results = {"agree": agree, "naive": side_by_side, "cost": cost}[args.what](args)
     if args.json:
-        write_json(args.json, {"made": made_by(script_line(__file__, argv))} | results)
+        write_json(args.json, {"made": made_by(command_line(__file__, argv))} | results)
 
 
 if __name__ == "__main__":

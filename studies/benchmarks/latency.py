@@ -35,7 +35,7 @@ import torch
 from transformers.utils import logging
 from ways import ROOT, WAYS, Cell, repeng  # beside this file
 
-from vift_eval.files import made_by, made_line, markdown_table, read_json, save_figure, script_line, write_json
+from vift_eval.files import command_line, made_by, made_line, markdown_table, read_json, save_figure, write_json
 
 ONCE = ("three_passes", "caption")  # far slower: one round, no memory
 
@@ -270,7 +270,7 @@ def main(argv=None) -> None:
             report["decode"][name] = decode(prompt)
         print(name, json.dumps(report["cells"][name]), report["decode"].get(name, ""), flush=True)
         summarize(report)
-        report["made"] = made_by(script_line(__file__, argv), ROOT / "checkpoints" / "vift-micro")
+        report["made"] = made_by(command_line(__file__, argv), ROOT / "checkpoints" / "vift-micro")
         if gpu:
             report["made"]["machine"] += f", {torch.cuda.get_device_name()}, bf16"
         if args.json:

@@ -27,7 +27,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from modeling_vift import VIFTConfig
-from vift_eval.files import made_by, script_line, write_json
+from vift_eval.files import command_line, made_by, write_json
 
 GIB = 2**30
 LOSS_TILE = 4096 * 32768 * (2 + 4)  # bytes: the tile in bf16 and, on the way, in fp32
@@ -144,7 +144,7 @@ def main(argv=None):
         peaks = f"{row['image_step']} in an image step, {row['text_step']} in a text step"
         print(f"{name} on {args.gpus} GPUs: state {row['state']} GiB a GPU, peak {peaks}")
     if args.json:
-        made = made_by(script_line(__file__, argv))
+        made = made_by(command_line(__file__, argv))
         write_json(args.json, {"made": made, "rows": args.rows, "gpus": args.gpus, **needed})
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from vift_eval.files import made_by, script_line, write_json
+from vift_eval.files import command_line, made_by, write_json
 from vift_train.sampler import ModalityBatchSampler
 from vift_train.streaming import PureSteps
 
@@ -90,7 +90,7 @@ def main(argv=None):
               f"mixed steps {row['mixed_steps']:4.0%}", flush=True)  # fmt: skip
     if args.json:
         shape = {name: value for name, value in vars(args).items() if name != "json"}
-        write_json(args.json, {"made": made_by(script_line(__file__, argv)), **shape, "results": results})
+        write_json(args.json, {"made": made_by(command_line(__file__, argv)), **shape, "results": results})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import yaml
 from transformers import AutoProcessor
 
 from modeling_vift import VIFTForConditionalGeneration
-from vift_eval.files import made_by, script_line, write_json
+from vift_eval.files import command_line, made_by, write_json
 from vift_microworld import detailed_captions, text_instructions, web_captions
 from vift_train.collator import CheckedCollator
 from vift_train.trainer import module_of
@@ -98,7 +98,7 @@ def main(argv=None):
         )
     if args.json:
         shape = options | {"threads": torch.get_num_threads(), "rows": micro_rows()}
-        made = made_by(script_line(__file__, argv), args.model)
+        made = made_by(command_line(__file__, argv), args.model)
         write_json(args.json, {"made": made, **shape, "results": results})
 
 

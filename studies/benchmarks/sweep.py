@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from vift_eval.files import made_by, read_json, script_line, write_json
+from vift_eval.files import command_line, made_by, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 BETAS = [0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0]
@@ -129,7 +129,7 @@ def main(argv=None) -> None:
         different += sum(answers[doc] != text for doc, text in plain.items())
 
     report = {
-        "made": made_by(script_line(__file__, argv), args.model),
+        "made": made_by(command_line(__file__, argv), args.model),
         "settings": 28,
         "asked": results["asked"],
         "questions": args.limit,

@@ -29,7 +29,7 @@ from transformers import LlavaProcessor, SiglipImageProcessorPil
 
 import vift_hub
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
-from vift_eval.files import made_by, script_line, write_json
+from vift_eval.files import command_line, made_by, write_json
 from vift_microworld import build_tokenizer
 from vift_microworld.data import TRAINING_FEATURES, assistant_turn, user_turn
 from vift_train.collator import CheckedCollator
@@ -150,7 +150,7 @@ def main(argv=None):
               f"{row['of_stock']:.3f} of stock   padding {row['padding']:6.2%}")  # fmt: skip
     if args.json:
         shape = options | {"threads": torch.get_num_threads()}
-        write_json(args.json, {"made": made_by(script_line(__file__, argv)), **shape, "results": results})
+        write_json(args.json, {"made": made_by(command_line(__file__, argv)), **shape, "results": results})
 
 
 if __name__ == "__main__":

@@ -64,7 +64,8 @@ def test_table_json_and_picture(run, tmp_path):
         assert family.replace("_", " ") in out
     picture = Image.open(tmp_path / "demo.png")
     assert min(picture.size) > 500
-    assert picture.text["Source"].startswith("vift-demo --model ") and "weights tiny " in picture.text["Source"]
+    source = picture.text["Source"]
+    assert source.startswith("vift-demo --model tiny --n 30 ") and "weights tiny " in source
     assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
 
 

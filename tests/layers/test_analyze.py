@@ -42,7 +42,7 @@ def test_the_page_has_a_figure_and_numbers_for_every_metric(done):
     assert f"layers {results['band']['band']}" in text
     assert not list(folder.glob("*.part")) and str(folder) not in text
     line = made_line(results["made"])
-    assert line in text and line.startswith("vift-analyze tiny --n 60") and "weights tiny " in line
+    assert line in text and line.startswith("vift-analyze tiny --output ") and "weights tiny " in line
     assert {Image.open(folder / f"{name}.png").text["Source"] for name in FIGURES} == {line}
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -224,6 +225,7 @@ def test_bad_arguments_are_named(model, other):
 
 
 def test_lmms_eval_answers_under_an_intervention(tiny_checkpoint, monkeypatch):
+    from vift_eval.engine import Request
     from vift_eval.lmms import model as lmms_model
 
     entered = []
@@ -239,9 +241,8 @@ def test_lmms_eval_answers_under_an_intervention(tiny_checkpoint, monkeypatch):
         assert entered == ["in knock_out 1:3", "in skip ~1:3 image"]
         return ["x"]
 
-    monkeypatch.setattr(lm, "_batches", lambda *args: [(None, [0])])
-    monkeypatch.setattr(lm, "_note", lambda *args: None)
-    assert lm._run(["request"], [{}], answer, "test") == ["x"]
+    monkeypatch.setattr(lm, "_batches", lambda *args: [(Request(1), [0])])
+    assert lm._run([SimpleNamespace(task_name="t")], [{}], answer, "test") == ["x"]
     assert entered[2:] == ["out skip", "out knock_out"]
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"layers='1:9' reaches outside layers 0 to 3"):

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from ..cli import OneLineParser, UserError, run
-from ..files import made_by, write_json
+from ..files import command_line, made_by, write_json
 from ..images import open_image
 from ..models import BUNDLED, load_model, model_name, unknown_words
 
@@ -267,8 +267,7 @@ def demo(args: argparse.Namespace, command: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    return run("vift-demo", demo, build_parser().parse_args(argv), " ".join(["vift-demo", *argv]))
+    return run("vift-demo", demo, build_parser().parse_args(argv), command_line("vift-demo", argv))
 
 
 if __name__ == "__main__":

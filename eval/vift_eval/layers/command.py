@@ -20,7 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..cli import OneLineParser, UserError, run
-from ..files import made_by, read_json
+from ..files import command_line, made_by, read_json
 from ..models import BUNDLED, load_model
 from .pairs import load_pairs, micro_pairs
 
@@ -98,7 +98,7 @@ def profile_of(layers: list[dict], pooling: str = "last") -> list[float | None]:
     return [None if one is None else one["overlap"]["value"] - one["overlap_chance"]["value"] for one in values]
 
 
-def analyze(args: argparse.Namespace) -> dict:
+def analyze(args: argparse.Namespace, command: str) -> dict:
     from vift_layers.band import band_rule
     from vift_layers.capture import capture
 
@@ -119,7 +119,7 @@ def analyze(args: argparse.Namespace) -> dict:
     layers = measure_layers(captured, args.output, k, labels)
     models = [name for name in (args.model, args.donor) if name]
     results = {
-        "made": made_by(command(args), *models),
+        "made": made_by(command, *models),
         "model": Path(args.model).name,
         "data": "micro-world, validation split" if args.data is None else Path(args.data).name,
         "n": len(pairs),
@@ -143,19 +143,8 @@ def analyze(args: argparse.Namespace) -> dict:
     return results
 
 
-def command(args: argparse.Namespace) -> str:
-    """The command of the page, with names in the place of whole paths."""
-    words = ["vift-analyze", Path(args.model).name]
-    words += ["--data", Path(args.data).name] if args.data else []
-    words += ["--n", str(args.n)]
-    words += ["--interventions", "--questions", str(args.questions)] if args.interventions else []
-    words += ["--donor", Path(args.donor).name] if args.donor else []
-    words += ["--no-fusion"] if args.no_fusion else []
-    return " ".join([*words, "--output", "..."])
-
-
-def write_analysis(args: argparse.Namespace) -> None:
-    results = analyze(args)
+def write_analysis(args: argparse.Namespace, command: str) -> None:
+    results = analyze(args, command)
     from .page import write
 
     write(results, args.output)
@@ -163,8 +152,8 @@ def write_analysis(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    return run("vift-analyze", write_analysis, args, stopped="stopped; the same command goes on from here")
+    args, command = build_parser().parse_args(argv), command_line("vift-analyze", argv)
+    return run("vift-analyze", write_analysis, args, command, stopped="stopped; the same command goes on from here")
 
 
 if __name__ == "__main__":

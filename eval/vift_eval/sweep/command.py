@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..cli import OneLineParser, UserError, first_line, run
-from ..files import made_by, read_json, weights_sha256, write_json
+from ..files import command_line, made_by, read_json, weights_sha256, write_json
 from ..models import model_name
 
 
@@ -279,19 +279,18 @@ def flat(task_dict: dict) -> dict:
     return tasks
 
 
-def command(args: argparse.Namespace, argv: list[str]) -> None:
+def write_sweep(args: argparse.Namespace, command: str) -> None:
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit={args.limit} must be at least 1")
     from .report import write
 
-    for path in write(sweep(args, " ".join(["vift-sweep", *argv])), args.output):
+    for path in write(sweep(args, command), args.output):
         print(f"wrote {path}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    args = build_parser().parse_args(argv)
-    return run("vift-sweep", command, args, argv, stopped="stopped; the same command goes on from here")
+    args, command = build_parser().parse_args(argv), command_line("vift-sweep", argv)
+    return run("vift-sweep", write_sweep, args, command, stopped="stopped; the same command goes on from here")
 
 
 if __name__ == "__main__":
