@@ -48,13 +48,13 @@ def test_the_page_has_a_figure_and_numbers_for_every_metric(done):
 
 def test_interventions_name_every_window_and_a_model_is_no_foreign_donor(done):
     _, results, _ = done
-    found = results["interventions"]
-    groups = {one["group"]: [] for one in found["conditions"]}
-    for one in found["conditions"]:
+    measured = results["interventions"]
+    groups = {one["group"]: [] for one in measured["conditions"]}
+    for one in measured["conditions"]:
         groups[one["group"]].append(one["layers"])
     assert groups["knock-out, window"] == groups["skip, all tokens"] == ["0:1", "1:2", "2:3", "3:4"]
     assert groups["transplant, cumulative"][-1] == "0:4" and groups["transplant, complement"][0] == "~0:1"
-    for one in found["conditions"]:
+    for one in measured["conditions"]:
         if "transplant" in one["group"]:
             assert one["minus_intact"]["difference"] == 0 == one["minus_intact"]["ci95"][1]
 
@@ -85,8 +85,8 @@ def test_pairs_of_ones_own(tmp_path, tiny_checkpoint, monkeypatch):
         pair["image"].save(tmp_path / "pictures" / f"{number}.png")
         lines.append(json.dumps({"file_name": f"{number}.png", "text": pair["caption"]}))
     (tmp_path / "pictures" / "metadata.jsonl").write_text("\n".join(lines))
-    found = load_pairs(str(tmp_path / "pictures"), 44)
-    assert len(found) == 44 and len({pair["query"] for pair in found}) == 1 and found[0]["labels"] == {}
+    measured = load_pairs(str(tmp_path / "pictures"), 44)
+    assert len(measured) == 44 and len({pair["query"] for pair in measured}) == 1 and measured[0]["labels"] == {}
     arguments = [str(tiny_checkpoint), "--data", str(tmp_path / "pictures"), "--output", str(tmp_path / "out")]
     assert analyze.main(arguments) == 0
     results = json.loads((tmp_path / "out" / "analysis.json").read_text())

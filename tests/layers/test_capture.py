@@ -55,8 +55,8 @@ def test_the_modality_of_each_token_is_found(family):
 
 def test_vectors_are_the_last_token_and_the_mean_of_the_modality(tiny, pairs):
     model, processor = tiny
-    found = c.capture(model, processor, pairs, batch_size=5)
-    assert found.forms == ("image", "text", "control") and found.num_layers == 4
+    results = c.capture(model, processor, pairs, batch_size=5)
+    assert results.forms == ("image", "text", "control") and results.num_layers == 4
     token = processor.image_token
     for number in (0, 7, 23):
         pair = pairs[number]
@@ -81,16 +81,16 @@ def test_vectors_are_the_last_token_and_the_mean_of_the_modality(tiny, pairs):
                     ("last", states[layer][0, -1]),
                     ("mean", states[layer][0, kept].mean(dim=0)),
                 ):
-                    assert np.allclose(found.states(form, pooling, layer)[number], expected, atol=2e-5)
+                    assert np.allclose(results.states(form, pooling, layer)[number], expected, atol=2e-5)
 
 
 def test_the_last_representation_is_before_the_final_norm(tiny, pairs):
     model, processor = tiny
-    found = c.capture(model, processor, pairs[:3])
+    results = c.capture(model, processor, pairs[:3])
     inputs, _ = c.model_inputs(model, processor, pairs[:1], "image")
     with torch.no_grad():
         normed = model(**inputs, output_hidden_states=True).hidden_states[-1][0, -1]
-        own = model.get_decoder().norm(torch.tensor(found.states("image", "last", 4)[0]))
+        own = model.get_decoder().norm(torch.tensor(results.states("image", "last", 4)[0]))
     assert torch.allclose(own, normed, atol=1e-4)
 
 
@@ -146,10 +146,10 @@ def test_batches_do_not_matter(tiny, pairs):
 
 def test_a_copied_picture_form_gives_full_overlap_and_the_first_layer_has_none(tiny):
     pairs = [pair | {"query": "what is in the picture ?"} for pair in micro_pairs(60)]
-    found = c.capture(*tiny, pairs, batch_size=20)
-    assert found.forms == ("image", "text")  # one query: chance is known without a control
-    np.save(found.folder / "text_last.npy", np.load(found.folder / "image_last.npy") * 3 + 1)
-    profile = overlap_profile(found, k=6)
+    results = c.capture(*tiny, pairs, batch_size=20)
+    assert results.forms == ("image", "text")  # one query: chance is known without a control
+    np.save(results.folder / "text_last.npy", np.load(results.folder / "image_last.npy") * 3 + 1)
+    profile = overlap_profile(results, k=6)
     assert np.isnan(profile[0])  # before the first layer all last tokens are the same
     assert np.allclose(profile[1:], 1 - 6 / 59, atol=0.01)
 

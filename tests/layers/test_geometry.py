@@ -22,16 +22,16 @@ def test_neighbours_are_those_of_the_whole_distance_matrix(block):
     x = gaussian(60, 5)
     distances = np.linalg.norm(x[:, None] - x[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
-    found = g.neighbors(x, 9, block)
-    assert (found.index == np.argsort(distances, axis=1)[:, :9]).all()
-    assert np.allclose(found.distance, np.sort(distances, axis=1)[:, :9], rtol=1e-12)
+    results = g.neighbors(x, 9, block)
+    assert (results.index == np.argsort(distances, axis=1)[:, :9]).all()
+    assert np.allclose(results.distance, np.sort(distances, axis=1)[:, :9], rtol=1e-12)
 
 
 def test_distances_hold_far_from_the_origin():
     x = gaussian(100, 8) + 1e4
-    found, near = g.neighbors(x.astype(np.float32), 5), g.neighbors(x - 1e4, 5)
-    assert (found.index == near.index).mean() > 0.98
-    assert np.allclose(found.distance, near.distance, rtol=1e-2)
+    results, near = g.neighbors(x.astype(np.float32), 5), g.neighbors(x - 1e4, 5)
+    assert (results.index == near.index).mean() > 0.98
+    assert np.allclose(results.distance, near.distance, rtol=1e-2)
 
 
 def test_overlap_of_a_set_with_itself_is_1_and_with_any_rotation():
@@ -44,9 +44,9 @@ def test_overlap_of_a_set_with_itself_is_1_and_with_any_rotation():
 
 def test_overlap_of_random_sets_is_chance():
     n, k = 1500, 30
-    found = g.overlap(g.neighbors(gaussian(n, 6), k), g.neighbors(gaussian(n, 6, seed=9), k), k)
-    error = found.std() / np.sqrt(n)
-    assert abs(found.mean() - k / (n - 1)) < 4 * error
+    results = g.overlap(g.neighbors(gaussian(n, 6), k), g.neighbors(gaussian(n, 6, seed=9), k), k)
+    error = results.std() / np.sqrt(n)
+    assert abs(results.mean() - k / (n - 1)) < 4 * error
     assert 0 < error < 0.001
 
 
@@ -141,11 +141,11 @@ def test_bad_input_is_named():
     ],
 )
 def test_the_band_is_the_range_around_the_peak_with_half_of_the_rise(profile, band):
-    found = band_rule(profile)
-    assert (found.first, found.stop) == band
+    results = band_rule(profile)
+    assert (results.first, results.stop) == band
 
 
 def test_without_a_rise_the_band_is_the_papers_depth():
-    found = band_rule([0.3] * 33)
-    assert (found.first, found.stop) == (6, 16) and "0.2 to 0.5" in found.reason
+    results = band_rule([0.3] * 33)
+    assert (results.first, results.stop) == (6, 16) and "0.2 to 0.5" in results.reason
     assert str(band_rule([float("nan")] * 9)) == "2:4"

@@ -138,13 +138,13 @@ def test_skipping_is_where_it_says(model):
 def test_a_transplant_has_the_donors_weights(model, other):
     inputs, weights = rows(model), model.state_dict()
     with transplant(model, other, "1:3"):
-        found = logits(model, **inputs)
+        results = logits(model, **inputs)
     mixed = build(model.config._attn_implementation)
     state = {n: other.state_dict()[n] if ".layers.1." in n or ".layers.2." in n else p for n, p in weights.items()}
     state |= {n: p for n, p in weights.items() if "vision_tower" in n}
     mixed.load_state_dict(state)
-    assert torch.equal(found, logits(mixed, **inputs))
-    assert not torch.equal(found, logits(model, **inputs))
+    assert torch.equal(results, logits(mixed, **inputs))
+    assert not torch.equal(results, logits(model, **inputs))
 
 
 def test_all_layers_skipped_with_fusion_writes_the_text_run(model):

@@ -16,24 +16,24 @@ def forms(n=900, d=40, classes=3, seed=0):
 
 def test_a_probe_finds_a_class_and_shuffled_labels_are_at_chance():
     image, text, labels = forms()
-    found = probe(image, text, labels)
-    assert found["image"].mean() > 0.95 and found["text"].mean() > 0.95 and found["classes"] == 3
-    assert found["transfer"].mean() > 0.95  # a shift and a scale between the forms hide nothing
+    results = probe(image, text, labels)
+    assert results["image"].mean() > 0.95 and results["text"].mean() > 0.95 and results["classes"] == 3
+    assert results["transfer"].mean() > 0.95  # a shift and a scale between the forms hide nothing
     error = np.sqrt(1 / 3 * 2 / 3 / 270)  # of a share of 270 held-out items
-    assert abs(found["shuffled"].mean() - 1 / 3) < 4 * error < 0.12
+    assert abs(results["shuffled"].mean() - 1 / 3) < 4 * error < 0.12
 
 
 def test_a_code_of_its_own_does_not_transfer():
     image, text, labels = forms()
     rotation, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((40, 40)))
-    found = probe(image @ rotation, text, labels)
-    assert found["image"].mean() > 0.95 and found["transfer"].mean() < 0.7
+    results = probe(image @ rotation, text, labels)
+    assert results["image"].mean() > 0.95 and results["transfer"].mean() < 0.7
 
 
 def test_noise_is_at_chance():
     rng = np.random.default_rng(0)
-    found = probe(rng.standard_normal((900, 40)), rng.standard_normal((900, 40)), rng.integers(2, size=900))
-    assert all(abs(found[key].mean() - 0.5) < 0.12 for key in ("image", "text", "transfer", "shuffled"))
+    results = probe(rng.standard_normal((900, 40)), rng.standard_normal((900, 40)), rng.integers(2, size=900))
+    assert all(abs(results[key].mean() - 0.5) < 0.12 for key in ("image", "text", "transfer", "shuffled"))
 
 
 def test_classes_that_are_too_small_are_left_out_and_one_class_is_refused():

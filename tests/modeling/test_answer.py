@@ -93,8 +93,8 @@ def test_beams_equal_beams_of_the_row_alone_and_their_scores_are_those_of_scorin
                     sequence[None], pixel_values=pixels if len(pixels) else None, labels=labels[i : i + 1],
                     fusion=dict(THROUGHOUT),
                 ).logits  # fmt: skip
-            told = sequence[len(prompt) :]
-            log_p = logits[0, len(prompt) - 1 : -1].log_softmax(-1).gather(1, told[:, None])[told != PAD].sum()
+            tokens = sequence[len(prompt) :]
+            log_p = logits[0, len(prompt) - 1 : -1].log_softmax(-1).gather(1, tokens[:, None])[tokens != PAD].sum()
             assert log_p.item() == pytest.approx(alone.sequences_scores[i].item(), rel=1e-5)
 
 

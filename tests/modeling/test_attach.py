@@ -210,16 +210,16 @@ def test_threads_that_attach_and_fuse_at_once_do_not_mix():
     alone = copy.deepcopy(model)
     attach_fusion(alone)
     expected = [alone.generate(**inputs, **GREEDY, **DETAILS, beta=beta, fusion_layers=1.0).logits for beta in betas]
-    found = [None] * len(betas)
+    results = [None] * len(betas)
 
     def ask(i):
         attach_fusion(model)
-        found[i] = model.generate(**inputs, **GREEDY, **DETAILS, beta=betas[i], fusion_layers=1.0).logits
+        results[i] = model.generate(**inputs, **GREEDY, **DETAILS, beta=betas[i], fusion_layers=1.0).logits
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(betas))]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
-    for ours, theirs in zip(found, expected):
+    for ours, theirs in zip(results, expected):
         assert torch.equal(torch.stack(ours), torch.stack(theirs))
 
 

@@ -81,20 +81,20 @@ def test_a_snapshot_loads_offline_without_the_package(snapshot, tmp_path):
         timeout=300,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    found = json.loads(run.stdout.split("RESULT ")[1])
+    results = json.loads(run.stdout.split("RESULT ")[1])
     for name in ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
-        assert found[name] == ["VIFTForConditionalGeneration", True]
-    assert found["processor"] == "LlavaProcessor" and found["ours"] == []
+        assert results[name] == ["VIFTForConditionalGeneration", True]
+    assert results["processor"] == "LlavaProcessor" and results["ours"] == []
     image = Image.new("RGB", (20, 20), (200, 30, 30))
     inputs = processor(
         text=processor.apply_chat_template(messages, add_generation_prompt=True), images=[image], return_tensors="pt"
     )
     greedy = {"max_new_tokens": 5, "do_sample": False}
     fused = model.generate(**inputs, **greedy, beta=1.5, fusion_layers=1.0)[0].tolist()
-    assert found["fused"] == fused
-    assert found["plain"] == model.generate(**inputs, **greedy, fusion=False)[0].tolist() != fused
+    assert results["fused"] == fused
+    assert results["plain"] == model.generate(**inputs, **greedy, fusion=False)[0].tolist() != fused
     new = fused[inputs["input_ids"].shape[1] :]
-    assert found["pipeline"].strip() == processor.decode(new, skip_special_tokens=True)
+    assert results["pipeline"].strip() == processor.decode(new, skip_special_tokens=True)
 
 
 def test_saving_and_loading_keeps_every_weight_and_setting(tmp_path):
@@ -147,8 +147,10 @@ def test_another_transformers_is_refused_with_the_range(version, monkeypatch):
     from packaging.specifiers import SpecifierSet
 
     assert all(SpecifierSet(declared.removeprefix("transformers")).contains(v) for v in (oldest, newest))
-    found = importlib.metadata.version
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == "transformers" else found(name))
+    real = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: version if name == "transformers" else results(name)
+    )
     with pytest.raises(ImportError, match=f"found transformers=={version}.*\n*VIFT needs {declared}: pip install"):
         exec(compile((CODE / "configuration_vift.py").read_text(), "configuration", "exec"),
              {"__name__": "modeling_vift.configuration_vift", "__package__": "modeling_vift"})  # fmt: skip

@@ -80,12 +80,12 @@ def curl(url, body):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_serve_answers_fused_and_unfused_as_the_checkpoint_says(served):
-    found = {}
+    results = {}
     for which, fusion in (("fused", True), ("plain", False)):
         answer = json.loads(curl(served.url + "/chat/completions", request(served, which, QUESTIONS[0], COLOURS[0])))
-        found[which] = answer["choices"][0]["message"]["content"].strip()
-        assert found[which] == expected(served, QUESTIONS[0], COLOURS[0], fusion)
-    assert found["fused"] != found["plain"]
+        results[which] = answer["choices"][0]["message"]["content"].strip()
+        assert results[which] == expected(served, QUESTIONS[0], COLOURS[0], fusion)
+    assert results["fused"] != results["plain"]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")

@@ -38,15 +38,15 @@ def test_verdicts_follow_from_the_figures():
     figures = results()
     level = {"difference": -0.01, "ci95": [-0.03, 0.01]}
     figures["differences"][0] |= level  # rule - full, seen
-    found = verdicts(figures)
-    assert [row["verdict"] for row in found][:3] == ["level", "better / better", "better"]
-    assert found[0]["reason"].startswith("100.0% of full training") and "in words +10.0" in found[1]["reason"]
+    measured = verdicts(figures)
+    assert [row["verdict"] for row in measured][:3] == ["level", "better / better", "better"]
+    assert measured[0]["reason"].startswith("100.0% of full training") and "in words +10.0" in measured[1]["reason"]
 
 
 def test_arms_of_the_same_layers_are_not_compared():
-    found = verdicts(results(rule=[[0, 1]], random=[[0, 1]]))
-    assert [row["verdict"] for row in found if "at random" in row["claim"]] == ["not testable here"]
-    assert [row["verdict"] for row in found if "outside it" in row["claim"]] == ["better"]
+    measured = verdicts(results(rule=[[0, 1]], random=[[0, 1]]))
+    assert [row["verdict"] for row in measured if "at random" in row["claim"]] == ["not testable here"]
+    assert [row["verdict"] for row in measured if "outside it" in row["claim"]] == ["better"]
 
 
 def test_answers_are_scored_by_families_seen_and_not():

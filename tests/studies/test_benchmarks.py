@@ -51,6 +51,6 @@ def test_throughput_is_measured_for_each_plan(monkeypatch, tmp_path):
     throughput = load("throughput", monkeypatch)
     options = ["--steps", "2", "--rows", "200", "--layers", "1", "--width", "64"]
     throughput.main([*options, "--json", str(tmp_path / "found.json")])
-    found = json.loads((tmp_path / "found.json").read_text())["results"]
-    assert set(found) == {"stock", "pure", "limit"} and found["limit"]["padding"] == 0
-    assert all(row["tokens_per_second"] > 0 for row in found.values())
+    results = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert set(results) == {"stock", "pure", "limit"} and results["limit"]["padding"] == 0
+    assert all(row["tokens_per_second"] > 0 for row in results.values())

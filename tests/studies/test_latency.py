@@ -62,12 +62,12 @@ def test_cells_in_the_file_are_not_run_again(latency, tmp_path, monkeypatch):
     options = ["--cell", "tiny", "16", "8", "1", "0", "--tokens", "3", "--cell_seconds", "0", "--decode", "--json"]
     path = tmp_path / "found.json"
     latency.main([*options, str(path), "--page"])
-    found = json.loads(path.read_text())
-    assert found["cpu"]["decode_over_plain"] == found["decode"]["tiny 16 8 1"]["fused"] > 0.5
-    assert found["cpu"]["cells"] == 1 and found["cells"]["tiny 16 8 1"]["ttft"]["plain"] == 1
+    results = json.loads(path.read_text())
+    assert results["cpu"]["decode_over_plain"] == results["decode"]["tiny 16 8 1"]["fused"] > 0.5
+    assert results["cpu"]["cells"] == 1 and results["cells"]["tiny 16 8 1"]["ttft"]["plain"] == 1
     page, picture = tmp_path / "README.md", tmp_path / "performance.png"
     assert "| tiny 16 8 1 |" in page.read_text()
-    assert Image.open(picture).text["Source"] == made_line(found["made"]) in page.read_text()
+    assert Image.open(picture).text["Source"] == made_line(results["made"]) in page.read_text()
     monkeypatch.setattr(latency, "Cell", None)
     latency.main([*options, str(path)])
-    assert json.loads(path.read_text()) == found
+    assert json.loads(path.read_text()) == results

@@ -152,8 +152,8 @@ def test_every_baseline_must_be_beaten_at_its_best():
 def test_the_mechanism_needs_every_mode_only_condition_below():
     names = ("other_question", "static_vector", "forced_first_token")
     test = [asked("unfused", 0.1), asked("fused", 0.5), *(asked(name, 0.2, 0.3) for name in names)]
-    found = judged("content counts", {"test": test})
-    assert found["verdict"] == "met" and "static_vector 25 %" in found["reason"]
+    measured = judged("content counts", {"test": test})
+    assert measured["verdict"] == "met" and "static_vector 25 %" in measured["reason"]
     assert verdict("content counts", {"test": [asked("unfused", 0.5), *test[1:]]}) == UNTESTABLE  # nothing gained
     test[3] = asked("static_vector", 0.2, 0.01)
     assert verdict("content counts", {"test": test}) == "not met"
@@ -167,13 +167,13 @@ def test_the_layers_are_explained_only_if_replacing_higher_costs_answers(gain, e
         record(0.2, sweep="replace", layers="7:8", minus_reference=delta(-0.3)),
     ]
     blind = record(0.2, sweep="plain", condition="blind")
-    found = judged("below the top half", {"validation": [*replaced, blind]})
-    assert found["verdict"] == expected and "at layer 1, 4, 7: 50, " in found["reason"]
-    assert ("67 % of what" in found["reason"]) == (gain < 0)
+    measured = judged("below the top half", {"validation": [*replaced, blind]})
+    assert measured["verdict"] == expected and "at layer 1, 4, 7: 50, " in measured["reason"]
+    assert ("67 % of what" in measured["reason"]) == (gain < 0)
     assert verdict("below the top half", {"validation": [*replaced, blind | {"mean": 0.5}]}) == UNTESTABLE
 
 
 def test_a_claim_without_figures_is_not_measured():
-    found = verdicts({})
-    assert len(found) == len(RULES) and {v["verdict"] for v in found} == {"not measured"}
-    assert "'gap_closed'" in next(v["reason"] for v in found if "70 %" in v["title"])
+    measured = verdicts({})
+    assert len(measured) == len(RULES) and {v["verdict"] for v in measured} == {"not measured"}
+    assert "'gap_closed'" in next(v["reason"] for v in measured if "70 %" in v["title"])
