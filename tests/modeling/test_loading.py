@@ -148,9 +148,7 @@ def test_another_transformers_is_refused_with_the_range(version, monkeypatch):
 
     assert all(SpecifierSet(declared.removeprefix("transformers")).contains(v) for v in (oldest, newest))
     real = importlib.metadata.version
-    monkeypatch.setattr(
-        importlib.metadata, "version", lambda name: version if name == "transformers" else results(name)
-    )
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == "transformers" else real(name))
     with pytest.raises(ImportError, match=f"found transformers=={version}.*\n*VIFT needs {declared}: pip install"):
         exec(compile((CODE / "configuration_vift.py").read_text(), "configuration", "exec"),
              {"__name__": "modeling_vift.configuration_vift", "__package__": "modeling_vift"})  # fmt: skip
