@@ -9,7 +9,7 @@ In Python: `calibrate(model, processor, images, questions)`.
 
 The model writes a caption of each image, then answers the question from that caption alone. This answer `a` needs no
 fusion and no label, but costs a caption. The setting is kept under which the fused prompt gives `a` the highest mean
-log-likelihood a token:
+log-likelihood per token:
 
     argmax over (alpha, dose, band) of  mean_i  log p_fused(a_i | v_i, q_i) / len(a_i)
 
@@ -71,7 +71,7 @@ def calibrate(
     """
     Args:
         model, processor: a VIFT checkpoint.
-        images (list of pictures), questions (list of `str`): one each a prompt; 32 to 64 are enough. No answers.
+        images (list of pictures), questions (list of `str`): one of each per prompt; 32 to 64 are enough. No answers.
         caption_query (`str`): asks the model for a caption.
         read_back (`str` or callable): the prompt made of `caption` and `question`, a format or a function of the two.
         bands (*optional*): candidates for `fusion_layers`; `default_bands` when None (and then `replacements` too).
@@ -81,14 +81,14 @@ def calibrate(
 
     Returns:
         `{"fusion_alpha", "fusion_dose", "fusion_layers", "score", "unfused_score", "answers", "table"}`; scores are
-        log-likelihoods a token. If nothing beats no fusion the dose is 0 and fusion is off.
+        log-likelihoods per token. If nothing beats no fusion the dose is 0 and fusion is off.
 
     Raises:
-        ValueError: no prompts, not one image a question, or a candidate out of range.
+        ValueError: no prompts, not one image per question, or a candidate out of range.
     """
     images, questions = list(images), list(questions)
     if not questions or len(images) != len(questions):
-        raise ValueError(f"calibrate needs one image a question: {len(images)} images, {len(questions)} questions")
+        raise ValueError(f"calibrate needs one image per question: {len(images)} images, {len(questions)} questions")
     num_layers = model.config.get_text_config().num_hidden_layers
     replaced = replacements(num_layers) if bands is None else []
     bands = default_bands(num_layers) if bands is None else list(bands)
@@ -189,7 +189,7 @@ def calibrate_model(args: argparse.Namespace) -> None:
         options["caption_query"] = args.caption_query
     model, processor = load_model(args.model)
     result = calibrate(model, processor, images, questions, **options)
-    print(f"{len(questions)} prompts, log-likelihood a token of the answers read from the model's own captions:")
+    print(f"{len(questions)} prompts, log-likelihood per token of the answers read from the model's own captions:")
     for row in sorted(result["table"], key=lambda row: -row["score"])[:5]:
         print(f"  layers {row['fusion_layers']}, dose {row['dose']}, alpha {row['alpha']}: {row['score']:.3f}")
     print(f"  without fusion: {result['unfused_score']:.3f}")

@@ -1,8 +1,8 @@
 """Batched generation and scoring of prompts with pictures: what the lmms-eval model and the sweep share.
 
-A *prompt* here is (text, pictures): the rendered chat with one image placeholder a picture. `Engine.generate` answers
-a batch of them under one `Request` of generation settings, `Engine.score` gives the negative log-likelihood of a
-continuation, fused like `generate()`: the prompt is fused, the continuation is read after it. Nothing depends on how
+A *prompt* here is (text, pictures): the rendered chat with one image placeholder per picture. `Engine.generate`
+answers a batch of them under one `Request` of generation settings, `Engine.score` gives the negative log-likelihood of
+a continuation, fused like `generate()`: the prompt is fused, the continuation is read after it. Nothing depends on how
 prompts are batched: rows are left-padded to answer, right-padded to score.
 
 Shapes: B prompts, S tokens of the longest.
@@ -162,7 +162,7 @@ class Engine:
 
     @torch.inference_mode()
     def generate(self, inputs, request: Request, **extra) -> list[Answer]:
-        """One answer a row of `inputs`, greedy unless the request samples; `extra` keywords go to `generate()`."""
+        """One answer per row of `inputs`, greedy unless the request samples; `extra` keywords go to `generate()`."""
         used = inputs["attention_mask"].sum(dim=1).tolist()
         # prompt and answer fit the positions, whatever the row is batched with
         limits = [min(request.max_new_tokens, self.positions - tokens) for tokens in used]
@@ -236,14 +236,12 @@ def describe(settings: FusionSettings) -> dict:
     }
 
 
-def in_words(fusion: dict | None) -> str:
-    """`describe` in a line; None is no fusion."""
-    if fusion is None:
-        return "no fusion"
+def in_words(fusion: dict) -> str:
+    """`describe` in a line."""
     layers = fusion["fusion_layers"]
     whole = layers == list(range(layers[0], layers[-1] + 1))
     words = [
-        f"fusion alpha {fusion['alpha']:g}, beta {fusion['beta']:g}",
+        f"alpha {fusion['alpha']:g}, beta {fusion['beta']:g}",
         f"layers {layers[0]}:{layers[-1] + 1}" if whole else f"layers {','.join(map(str, layers))}",
         fusion["fusion_rule"],
     ]

@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -32,22 +33,21 @@ def settings(layers: int) -> dict:
     }
 
 
-def build(layers: int, width: int) -> VIFTForConditionalGeneration:
+def build(layers: int, width: int, vocabulary=4096, image_token=4095, image_size=64, tower_layers=2):
+    """A VIFT with random weights: patches of 8 pixels, a head per 64 of the width."""
     heads = max(1, width // 64)
     vision = {
-        "model_type": "siglip_vision_model", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "image_size": 64, "patch_size": 8, "vision_use_head": False,
+        "model_type": "siglip_vision_model", "hidden_size": 64, "intermediate_size": 128, "image_size": image_size,
+        "num_hidden_layers": tower_layers, "num_attention_heads": 2, "patch_size": 8, "vision_use_head": False,
     }  # fmt: skip
     text = {
-        "model_type": "qwen2", "vocab_size": 4096, "hidden_size": width, "intermediate_size": 4 * width,
+        "model_type": "qwen2", "vocab_size": vocabulary, "hidden_size": width, "intermediate_size": 4 * width,
         "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": heads,
     }  # fmt: skip
     torch.manual_seed(0)
-    config = VIFTConfig(vision_config=vision, text_config=text, image_token_index=4095, image_seq_length=64)
-    model = VIFTForConditionalGeneration(config).train()
-    model.activation_checkpointing_enable({"use_reentrant": False})
-    model.disable_input_require_grads()
-    return model
+    tokens = (image_size // 8) ** 2
+    config = VIFTConfig(vision_config=vision, text_config=text, image_token_index=image_token, image_seq_length=tokens)
+    return VIFTForConditionalGeneration(config).train()
 
 
 def batch(kind: str, rows: int = 4, text_tokens: int = 128) -> dict:
@@ -61,13 +61,6 @@ def batch(kind: str, rows: int = 4, text_tokens: int = 128) -> dict:
     return {"input_ids": torch.cat([image, ids], dim=1), "labels": labels, "pixel_values": pixels}
 
 
-class Args:
-    train_vision_tower = False
-
-    def __init__(self, language_model: bool, connector: bool):
-        self.train_language_model, self.train_connector = language_model, connector
-
-
 def one_step(model, inputs, optimizer) -> float:
     start = time.perf_counter()
     model(**inputs).loss.backward()
@@ -79,12 +72,17 @@ def one_step(model, inputs, optimizer) -> float:
 
 def measure(layers: int, width: int, steps: int) -> dict:
     model, batches = build(layers, width), {kind: batch(kind) for kind in ("image", "text")}
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.disable_input_require_grads()
     seconds: dict = {name: {"image": [], "text": []} for name in settings(layers)}
     memory = {}
     for step in range(steps + 1):  # the first round warms up
         for name, (language_model, connector, band) in settings(layers).items():
+            args = SimpleNamespace(
+                train_language_model=language_model, train_connector=connector, train_vision_tower=False
+            )
             for parameter_name, parameter in model.named_parameters():
-                parameter.requires_grad = is_trained(parameter_name, Args(language_model, connector), band)
+                parameter.requires_grad = is_trained(parameter_name, args, band)
             trained = [p for p in model.parameters() if p.requires_grad]
             optimizer = torch.optim.AdamW(trained, lr=1e-5)
             for kind, inputs in batches.items():

@@ -31,6 +31,8 @@ import statistics
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
 from transformers.utils import logging
 from ways import ROOT, WAYS, Cell, repeng  # beside this file
@@ -104,40 +106,34 @@ def decode(cell: Cell, calls: int = 6, tokens: int = 40) -> dict:
 
 
 def summary(cells: dict, decoded: dict) -> dict:
-    """Geometric means over the cells."""
+    """Geometric means over the cells, by way."""
+    first, token, peak = (pd.DataFrame({n: c[what] for n, c in cells.items()}).T for what in ("ttft", "token", "peak"))
+    over_limit = first["fused"] / pd.Series({name: cell["limit"] for name, cell in cells.items()})
+    overhead = (first - 1).div((first["fused"] - 1).clip(lower=1e-3), axis=0)
+    others = [way for way in WAYS[WAYS.index("two_passes") :] if way in first]
 
-    def mean(values):
-        return round(statistics.geometric_mean(values), 4)
+    def mean(ratios):
+        return round(float(np.exp(np.log(ratios).mean())), 4)
 
-    def first_token(way, cells=cells):
-        return {name: cell["ttft"][way] for name, cell in cells.items() if way in cell["ttft"]}
+    def of_decoding(way):
+        return mean(pd.Series([ratios[way] for ratios in decoded.values()])) if decoded else None
 
-    def overhead_over_fused(way):
-        return [(ratio - 1) / max(fused[name] - 1, 1e-3) for name, ratio in first_token(way).items()]
-
-    fused = first_token("fused")
-    over_limit = [fused[name] / cell["limit"] for name, cell in cells.items()]
-    others = [way for way in WAYS[WAYS.index("two_passes") :] if first_token(way)]
     return {
         "cells": len(cells),
         "ttft_over_limit_geomean": mean(over_limit),
-        "ttft_over_plain": mean(fused.values()),
-        "ttft_over_limit_worst": round(max(over_limit), 4),
-        "kept_ttft_over_plain": mean(first_token("kept").values()),
-        "decode_over_plain": mean(one["fused"] for one in decoded.values()) if decoded else None,
-        "answer_decode_over_plain": mean(one["answer"] for one in decoded.values()) if decoded else None,
-        "token_of_grid_over_plain": mean(cell["token"]["fused"] for cell in cells.values()),
-        "peak_memory_over_plain": mean(cell["peak"]["fused"] for cell in cells.values()),
+        "ttft_over_plain": mean(first["fused"]),
+        "ttft_over_limit_worst": round(float(over_limit.max()), 4),
+        "kept_ttft_over_plain": mean(first["kept"]),
+        "decode_over_plain": of_decoding("fused"),
+        "answer_decode_over_plain": of_decoding("answer"),
+        "token_of_grid_over_plain": mean(token["fused"]),
+        "peak_memory_over_plain": mean(peak["fused"]),
         "naive_overhead_over_fused_least": {
-            way: round(min(overhead_over_fused(way)), 2) for way in ("two_passes", "three_passes") if way in others
+            way: round(float(overhead[way].min()), 2) for way in ("two_passes", "three_passes") if way in others
         },
-        "ttft_of_others": {way: mean(first_token(way).values()) for way in others},
-        "token_of_others": {
-            way: mean(cell["token"][way] for cell in cells.values() if way in cell["token"]) for way in others
-        },
-        "slower_than": {
-            way: [name for name, ratio in first_token(way).items() if fused[name] > ratio] for way in others
-        },
+        "ttft_of_others": {way: mean(first[way]) for way in others},
+        "token_of_others": {way: mean(token[way]) for way in others},
+        "slower_than": {way: list(first.index[first["fused"] > first[way]]) for way in others},
     }
 
 

@@ -6,7 +6,7 @@
 Three ways to ask 7 betas x 4 bands on the micro-world's validation questions:
 
 - sweep: one `vift-sweep`, from start to report;
-- commands: 28 times `python -m lmms_eval`, one a setting (with --processes K, K of them evenly spread, times 28/K);
+- commands: 28 times `python -m lmms_eval`, one per setting (with --processes K, K of them evenly spread, times 28/K);
 - in one process: model and questions loaded once, nothing scored. For each batch and setting in turn, the plain way
   (render, preprocess, `generate()`) and the sweep's way, so that both see the same machine.
 

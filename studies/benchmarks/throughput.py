@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from band import build  # beside this file, as is `sampler`
 from datasets import Dataset
 from PIL import Image
-from sampler import profile  # beside this file
+from sampler import profile
 from transformers import LlavaProcessor, SiglipImageProcessorPil
 
 import vift_hub
-from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 from vift_eval.files import command_line, made_by, write_json
 from vift_microworld import build_tokenizer
 from vift_microworld.data import TRAINING_FEATURES, assistant_turn, user_turn
@@ -36,7 +36,7 @@ from vift_train.collator import CheckedCollator
 from vift_train.lengths import dataset_lengths
 from vift_train.sampler import ModalityBatchSampler
 
-IMAGE_SIZE, PATCH, SCALE = 72, 8, 9
+IMAGE_SIZE, PATCH, SCALE = 72, 8, 9  # the patch is that of `build`
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH) ** 2  # 81 = 729 / 9
 TEMPLATE = Path(vift_hub.__file__).with_name("chat_template.jinja")
 
@@ -55,37 +55,13 @@ def build_rows(modalities, words) -> Dataset:
     Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), (90, 120, 30)).save(buffer, format="PNG")
     picture = {"bytes": buffer.getvalue(), "path": None}
     is_image = [name == "image" for name in modalities]
-    asked = {True: user_turn(None, image=True), False: user_turn("count .", image=False)}
+    question = {True: user_turn(None, image=True), False: user_turn("count .", image=False)}
     rows = {
-        "messages": [[asked[image], assistant_turn("digit " * int(n))] for image, n in zip(is_image, words)],
+        "messages": [[question[image], assistant_turn("digit " * int(n))] for image, n in zip(is_image, words)],
         "images": [[picture] if image else [] for image in is_image],
         "modality": list(modalities),
     }
     return Dataset.from_dict(rows, features=TRAINING_FEATURES)
-
-
-def build_model(processor, layers: int, width: int) -> VIFTForConditionalGeneration:
-    heads = width // 64
-    vision = {
-        "model_type": "siglip_vision_model", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
-        "num_attention_heads": 2, "image_size": IMAGE_SIZE, "patch_size": PATCH, "vision_use_head": False,
-    }  # fmt: skip
-    text = {
-        "model_type": "qwen2", "vocab_size": len(processor.tokenizer), "hidden_size": width,
-        "intermediate_size": 4 * width, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": heads,
-    }  # fmt: skip
-    torch.manual_seed(0)
-    model = VIFTForConditionalGeneration(
-        VIFTConfig(
-            vision_config=vision,
-            text_config=text,
-            image_token_index=processor.image_token_id,
-            image_seq_length=IMAGE_TOKENS,
-        )
-    )
-    model.model.vision_tower.requires_grad_(False)
-    return model.train()
 
 
 def plans(modalities, words, processor, batch: int) -> dict:
@@ -104,14 +80,15 @@ def measure(steps: int, rows: int, batch: int, layers: int, width: int) -> dict:
     processor = build_processor()
     modalities, lengths = profile(rows)
     words = np.maximum(1, (lengths - np.where(modalities == "image", 729, 0)) // SCALE)
-    ways = plans(modalities, words, processor, batch)
-    model = build_model(processor, layers, width)
+    planned = plans(modalities, words, processor, batch)
+    model = build(layers, width, len(processor.tokenizer), processor.image_token_id, IMAGE_SIZE, tower_layers=4)
+    model.model.vision_tower.requires_grad_(False)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     collate = CheckedCollator(processor, max_length=None, assistant_only_loss=True)
-    drawn = {name: random.Random(0).sample(batches, steps + 1) for name, (_, batches) in ways.items()}
-    total = {name: {"tokens": 0, "places": 0, "seconds": 0.0} for name in ways}
+    drawn = {name: random.Random(0).sample(batches, steps + 1) for name, (_, batches) in planned.items()}
+    total = {name: {"tokens": 0, "places": 0, "seconds": 0.0} for name in planned}
     for step in range(steps + 1):
-        for name, (dataset, _) in ways.items():
+        for name, (dataset, _) in planned.items():
             examples = [dataset[i] for i in drawn[name][step]]
             start = time.process_time()
             inputs = collate(examples)

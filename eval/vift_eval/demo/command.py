@@ -186,7 +186,7 @@ def score(replies: dict[str, list[str]], questions) -> dict:
 
 
 def table(results: dict) -> str:
-    asked = [condition for condition in LABELS if results[condition] is not None]
+    conditions = [condition for condition in LABELS if results[condition] is not None]
 
     def cell(scores):
         low, high = scores["ci95"]
@@ -195,19 +195,19 @@ def table(results: dict) -> str:
     def line(name, n, cells):
         return f"{name:16s}{n:>4}" + "".join(f"{text:>15s}" for text in cells)
 
-    rule = "-" * len(line("", "", [""] * len(asked)))
+    rule = "-" * len(line("", "", [""] * len(conditions)))
     families = [
-        line(name.replace("_", " "), scores["n"], [cell(scores[condition]) for condition in asked])
+        line(name.replace("_", " "), scores["n"], [cell(scores[condition]) for condition in conditions])
         for name, scores in results["by_family"].items()
     ]
-    rates = [f"{100 * results[condition]['caption_rate']:.0f} %" for condition in asked]
+    rates = [f"{100 * results[condition]['caption_rate']:.0f} %" for condition in conditions]
     return "\n".join(
         [
-            line("question family", "n", [LABELS[condition] for condition in asked]),
+            line("question family", "n", [LABELS[condition] for condition in conditions]),
             rule,
             *families,
             rule,
-            line("all", results["n"], [cell(results[condition]) for condition in asked]),
+            line("all", results["n"], [cell(results[condition]) for condition in conditions]),
             line("captions instead", "", rates),
         ]
     )

@@ -54,7 +54,7 @@ class VIFT(lmms):
         revision: commit, tag or branch on the Hub.
         dtype: "auto" (float32 on the CPU, else the weights' own), "float32", "bfloat16" or "float16".
         device: "cuda", "cuda:1", "cpu", ...; the GPU of this rank, or the CPU, when None.
-        batch_size: requests a batch.
+        batch_size: requests per batch.
         max_new_tokens: for tasks that name no limit.
         system_prompt: text, or a file with it, put before every chat that has none.
         on_error: "raise", or "report" to leave failing requests out and list them.
@@ -162,7 +162,7 @@ class VIFT(lmms):
 
     def _batches(self, requests, generation_kwargs):
         """
-        (request settings, indices) a batch: equal settings together, as many pictures and about as long a text,
+        (request settings, indices) of each batch: equal settings together, as many pictures and about as long a text,
         most and longest first so that an OOM shows at once.
         """
         groups: dict[str, list[int]] = {}
@@ -272,9 +272,9 @@ class VIFT(lmms):
                 prompts = [self._prompt(chats[id(request)]) for request in batch]
                 return self.engine.generate(self.engine.inputs(prompts), settings)
 
-            asked = [requests[i] for i in active]
-            kwargs = [self._generation_kwargs(request) for request in asked]
-            for i, one in zip(active, self._run(asked, kwargs, answer, f"Round {number}")):
+            open_requests = [requests[i] for i in active]
+            kwargs = [self._generation_kwargs(request) for request in open_requests]
+            for i, one in zip(active, self._run(open_requests, kwargs, answer, f"Round {number}")):
                 if one is None:
                     del states[i]
                     continue

@@ -70,7 +70,8 @@ def metrics_of(results: dict, task: str) -> dict[str, float]:
 def fusion_of(results: dict, task: str) -> str:
     """How the task was asked, in a line."""
     record = results["vift"]["tasks"][task]
-    words = [in_words(settings["fusion"]) for settings in record["settings"]]
+    fusions = [settings["fusion"] for settings in record["settings"]]
+    words = ["no fusion" if fusion is None else f"fusion {in_words(fusion)}" for fusion in fusions]
     if record["failed"]:
         words.append(f"{len(record['failed'])} of {record['requests']} requests failed and are not counted")
     return "; ".join([*words, f"lmms-eval {results['vift']['packages']['lmms-eval']}"])

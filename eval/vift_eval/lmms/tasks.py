@@ -56,11 +56,11 @@ def micro_caption_query(doc) -> str:
 
 def micro_caption_score(doc, results) -> dict:
     """Whole caption right (all objects, no other), and F1 over objects with place, colour and digit."""
-    said, shown = objects(results[0]), objects(doc["scene_text"])
-    hits = len(said & shown)
+    described, shown = objects(results[0]), objects(doc["scene_text"])
+    hits = len(described & shown)
     return {
-        "caption_exact": float(said == shown),
-        "object_f1": 2 * hits / (len(said) + len(shown)) if said else 0.0,
+        "caption_exact": float(described == shown),
+        "object_f1": 2 * hits / (len(described) + len(shown)) if described else 0.0,
     }
 
 

@@ -72,7 +72,7 @@ def same_fusion(settings) -> str:
 
 
 class Answers:
-    """`answers.jsonl`: one line a (model, batch, setting), in any order; a line cut off by a kill is dropped."""
+    """`answers.jsonl`: one line per (model, batch, setting), in any order; a line cut off by a kill is dropped."""
 
     def __init__(self, path: Path):
         self.path, self.lines = path, {}
