@@ -5,7 +5,7 @@
     python studies/benchmarks/estimators.py cost --json FILE
 
 What they wrote is in docs/results/estimators. `agree`: DADApy and scikit-dimension pin other versions than ours, so
-they run in an environment of their own (`python -m venv OTHER && OTHER/bin/pip install dadapy==0.3.3
+they run in an environment of their own (`reference.py`; `python -m venv OTHER && OTHER/bin/pip install dadapy==0.3.3
 scikit-dimension`), on the same points; CKA is compared with ckatorch, if it can be imported here (`pip install
 --no-deps ckatorch`). `naive`: the same figures by the plain loop, a point at a time, each metric by itself, side by
 side in turn. `cost`: 2500 items, 28 layers of width 3584 (random vectors in the place of hidden states), written as
@@ -13,7 +13,6 @@ side in turn. `cost`: 2500 items, 28 layers of width 3584 (random vectors in the
 """
 
 import argparse
-import contextlib
 import json
 import resource
 import subprocess
@@ -23,9 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-with contextlib.suppress(ImportError):  # in the environment of `reference`
-    from vift_eval.files import command_line, made_by, write_json
-    from vift_layers import geometry as g
+from vift_eval.files import command_line, made_by, read_json, write_json
+from vift_eval.layers.measure import measure_pooling
+from vift_layers import geometry as g
+from vift_layers.capture import POOLINGS, Capture, mark, open_files, write
 
 K = 30
 
@@ -40,30 +40,6 @@ def clouds() -> dict[str, np.ndarray]:
         points[f"d{d}_a"] = inner @ basis.T
         points[f"d{d}_b"] = (inner + 0.5 * rng.standard_normal(inner.shape)) @ other.T
     return points
-
-
-def by_libraries(file: Path) -> dict:
-    """Runs in the other environment: DADApy and scikit-dimension."""
-    import dadapy
-    import skdim
-    from dadapy._utils.metric_comparisons import _return_imbalance
-
-    points, figures = dict(np.load(file)), {}
-    for name in sorted({key.split("_")[0] for key in points}):
-        a, b = points[f"{name}_a"], points[f"{name}_b"]
-        data, other = dadapy.Data(a), dadapy.Data(b)
-        data.compute_distances(maxk=len(a) - 1)
-        dimensions, *_ = data.return_id_scaling_gride(range_max=64)
-        other.compute_distances(maxk=len(b) - 1)
-        ranks_a, ranks_b = data.dist_indices, other.dist_indices
-        figures[name] = {
-            "gride": [float(d) for d in dimensions],
-            "overlap": float(data.return_data_overlap(coordinates=b, k=K)),
-            "imbalance_ab": float(_return_imbalance(ranks_a, ranks_b, np.random.default_rng(0))),
-            "imbalance_ba": float(_return_imbalance(ranks_b, ranks_a, np.random.default_rng(0))),
-            "twonn": float(skdim.id.TwoNN().fit(a).dimension_),
-        }
-    return figures
 
 
 def by_us(points: dict[str, np.ndarray]) -> dict:
@@ -88,9 +64,9 @@ def agree(args) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "points.npz"
         np.savez(file, **points)
-        command = [args.reference, __file__, "reference", "--points", str(file), "--json", f"{scratch}/theirs.json"]
-        subprocess.run(command, check=True)
-        theirs = json.loads(Path(f"{scratch}/theirs.json").read_text())
+        script, figures = Path(__file__).with_name("reference.py"), Path(scratch) / "figures.json"
+        subprocess.run([args.reference, script, file, figures], check=True)
+        theirs = read_json(figures)
     try:
         import torch
         from ckatorch.core import cka_base
@@ -169,9 +145,6 @@ def peak() -> float:
 
 
 def cost(args) -> dict:
-    from vift_eval.layers.measure import measure_pooling
-    from vift_layers.capture import POOLINGS, Capture, mark, open_files, write
-
     rng, batch = np.random.default_rng(0), 32
     results = {"items": args.items, "layers": args.layers, "width": args.width, "threads": 1}
     results["before_gib"] = round(peak(), 2)
@@ -210,9 +183,8 @@ def cost(args) -> dict:
 
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("agree", "naive", "cost", "reference"))
+    parser.add_argument("what", choices=("agree", "naive", "cost"))
     parser.add_argument("--reference", help="python of the environment that has dadapy and scikit-dimension")
-    parser.add_argument("--points", type=Path, help="of `reference`: the file that `agree` hands over")
     parser.add_argument("--items", type=int)
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--width", type=int, default=3584)
@@ -220,9 +192,6 @@ def main(argv=None) -> None:
     parser.add_argument("--scratch", help="where `cost` puts its files (4 GiB)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    if args.what == "reference":  # there, nothing of ours can be imported
-        args.json.write_text(json.dumps(by_libraries(args.points)), encoding="utf-8")
-        return
     args.items = args.items or {"naive": 600, "cost": 2500}.get(args.what)
     results = {"agree": agree, "naive": side_by_side, "cost": cost}[args.what](args)
     if args.json:
