@@ -121,22 +121,23 @@ def calibrate(
         ended = [row[:length] for row, length in zip(tokens.tolist(), lengths)]
         batches.append(engine.continued(prompts_of(engine, rows), ended))
 
-    def score(**setting) -> float:
-        request = Request(answer_tokens, fusion=setting or {"fusion": False})
-        likelihoods = [one for batch in batches for one, _ in engine.log_likelihood(batch, request)]
-        return float(torch.stack([one.mean() for one in likelihoods]).mean())
+    def score(fusion: dict) -> float:
+        request = Request(answer_tokens, fusion=fusion)
+        likelihoods = [tokens.mean() for batch in batches for tokens, _ in engine.log_likelihood(batch, request)]
+        return float(torch.stack(likelihoods).mean())
 
-    unfused = score()
-    settings = [{"fusion_layers": band, "dose": dose, "alpha": 1.0} for band, dose in candidates]
-    table = [setting | {"score": score(**setting)} for setting in settings]
-    best = max(table, key=lambda row: row["score"])
-    for alpha in alphas:
-        setting = {"fusion_layers": best["fusion_layers"], "dose": best["dose"], "alpha": alpha}
-        table.append(setting | {"score": score(**setting)})
-    for layer in replaced:
-        setting = {"fusion_layers": layer, "dose": 1.0, "alpha": 0.0}
-        table.append(setting | {"score": score(**setting)})
-    best = max(table, key=lambda row: row["score"])
+    def scored(settings: list[dict]) -> list[dict]:
+        return [setting | {"score": score(setting | {"fusion": True})} for setting in settings]
+
+    def best_of(table: list[dict]) -> dict:
+        return max(table, key=lambda row: row["score"])
+
+    unfused = score({"fusion": False})
+    table = scored([{"fusion_layers": band, "dose": dose, "alpha": 1.0} for band, dose in candidates])
+    at_best = {name: best_of(table)[name] for name in ("fusion_layers", "dose")}
+    others = [at_best | {"alpha": alpha} for alpha in alphas]
+    table += scored(others + [{"fusion_layers": layer, "dose": 1.0, "alpha": 0.0} for layer in replaced])
+    best = best_of(table)
     if best["score"] <= unfused:
         best = {"fusion_layers": best["fusion_layers"], "dose": 0.0, "alpha": 1.0, "score": unfused}
     chosen = {f"fusion_{name.removeprefix('fusion_')}": best[name] for name in ("alpha", "dose", "fusion_layers")}

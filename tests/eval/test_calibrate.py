@@ -86,12 +86,14 @@ def test_where_nothing_beats_no_fusion_it_is_switched_off(prompts):
     assert model.config.fusion_enabled is False
 
 
-def test_store_false_leaves_the_config_alone(prompts):
+def test_store_false_leaves_the_config_alone_and_a_model_without_fusion_is_calibrated(prompts):
     model, processor = load_model(str(BUNDLED))
+    model.config.fusion_enabled = False
     before = model.config.to_dict()
     few = [values[:2] for values in prompts]
-    calibrate(model, processor, *few, **OPTIONS, store=False)
+    found = calibrate(model, processor, *few, **OPTIONS, store=False)
     assert model.config.to_dict() == before
+    assert all(row["score"] != found["unfused_score"] for row in found["table"])
 
 
 def test_bad_input_is_refused_by_name(calibrated, prompts):
