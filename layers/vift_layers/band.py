@@ -93,7 +93,7 @@ def overlap_profile(captured: Capture, k: int | None = None, pooling: str = "las
 
 def choose_band(model, processor, pairs: list[dict], batch_size: int = 16) -> Band:
     """
-    Runs the rule on pairs of image and caption (see `capture.pairs`).
+    Runs the rule on pairs of image and caption (rows as `capture` takes them).
 
     Args:
         model, processor: any vision-language model that `capture` takes.

@@ -3,8 +3,7 @@
     python -m lmms_eval --model vift --model_args pretrained=checkpoints/vift-micro --tasks vift_micro \
         --include_path eval/tasks --output_path results
 
-Every start of lmms-eval calls this, whatever model it runs, so nothing heavy is imported here. `lmms_model` has the
-model.
+Every start of lmms-eval calls this, whatever model it runs, so nothing heavy is imported here; `model` has the rest.
 """
 
 
