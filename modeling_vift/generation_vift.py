@@ -196,7 +196,7 @@ class FusedGeneration:
         for name in ("alpha", "beta"):
             value = getattr(settings, name)
             if isinstance(value, torch.Tensor) and len(value) * expand != len(input_ids):
-                raise ValueError(f"{name} has {len(value)} values, the batch has {len(input_ids)} rows")
+                raise ValueError(f"{name} has {len(value)} values, the batch has {len(input_ids)} rows (so for dose)")
         if settings.span == "reference" and has_deepstack(self.config):
             reason = "writes image positions, where this model adds features between layers (DeepStack)"
             raise ValueError(f"fusion_span='reference' {reason}: use 'all' or 'after_image'")
