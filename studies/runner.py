@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vift_eval.files import made_by, read_json, weights_sha256, write_json
+from vift_train.micro import RECIPES
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,6 @@ def main(
     name: str,
     description: str,
     plan: Callable[[list[int]], list[Step]],
-    recipe: list[Path],
     write_page: Callable[[Path, Path, list[int]], None],
     argv: list[str] | None,
 ) -> int:
@@ -188,7 +188,7 @@ def main(
 
     Args:
         name: of the module that is run, and (its last part) of the folder in docs/results.
-        plan: seeds -> steps. recipe: the files that a work folder belongs to.
+        plan: seeds -> steps.
         write_page: work folder, folder of the page, seeds.
 
     Returns:
@@ -208,7 +208,7 @@ def main(
         if args.page and not args.work.is_dir():
             raise ValueError(f"--work={args.work} does not exist: nothing has been measured")
         if not args.page:
-            check_recipe(args.work, recipe)
+            check_recipe(args.work, list(RECIPES.glob("*.yaml")))
             start = time.monotonic()
             Runner(plan(args.seeds), args.work, args.jobs).run()
             print(f"all steps done, {(time.monotonic() - start) / 60:.0f} min", flush=True)

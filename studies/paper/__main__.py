@@ -7,16 +7,13 @@ Stopped or killed, the same command goes on where it was; `--page` writes the pa
 
 import sys
 
-from vift_train.micro import RECIPES
-
 from .. import runner
 from .page import write_page
 from .plan import plan
 
 
 def main(argv: list[str] | None = None) -> int:
-    recipe = list(RECIPES.glob("*.yaml"))
-    return runner.main("vift_studies.paper", __doc__.split("\n")[0], plan, recipe, write_page, argv)
+    return runner.main("vift_studies.paper", __doc__.split("\n")[0], plan, write_page, argv)
 
 
 if __name__ == "__main__":
