@@ -2,9 +2,8 @@
 
     any_vlm.generate(**inputs, custom_generate="org/vift-7b", trust_remote_code=True, beta=0.1)
 
-The first call attaches fusion to the model, switched off: `any_vlm.generate(**inputs)` stays native, bit for bit, and
-a call that names this repository is fused. transformers also puts this function in the place of `generate()` when it
-loads a VIFT from a repository that has this file; there, it only hands the call on.
+The first call attaches fusion, switched off: `any_vlm.generate(**inputs)` stays native, bit for bit. transformers also
+puts this function in the place of `generate()` of a VIFT whose repository has it; there, it hands the call on.
 """
 
 from .attach_vift import attach_fusion

@@ -20,7 +20,7 @@ from torch import nn
 from .fusion_vift import FusionEdit, FusionPlan, check_seen, running, running_plan
 from .interfaces_vift import cache_in, has_deepstack, has_soft_prompt, makes_own_positions
 from .positions_vift import is_one_of, span_columns, text_positions
-from .settings_vift import OVERRIDES, FusionSettings, resolve_fusion
+from .settings_vift import OVERRIDES, resolve_fusion
 from .text_run_vift import AnswerRun, FreshRun, TextStream, record
 
 
@@ -60,6 +60,15 @@ def register_fusion_hooks(language_model: nn.Module) -> list:
     return handles
 
 
+def check_hooks(decoder: nn.Module, planned) -> None:
+    """Raises a ValueError that names the planned layers whose hook is not before them any more (or is gone)."""
+    placed = {0} if _fuse_embeddings in decoder._forward_pre_hooks.values() else set()
+    for index, layer in enumerate(decoder.layers[:-1], 1):
+        hooks = [hook for module in layer.modules() for hook in module._forward_hooks.values()]
+        placed |= {index for hook in hooks if getattr(hook, "func", 0) is _fuse_output and hook.args == (index,)}
+    check_seen(planned, placed)
+
+
 class FusedGeneration:
     """Before a `GenerationMixin` in a class's bases: its `generate()` fuses as `fusion_config` and the call say."""
 
@@ -69,7 +78,6 @@ class FusedGeneration:
         `GenerationMixin.generate` with ability fusion in the prefill, for the rows that hold an image.
 
         Args:
-            inputs (`torch.LongTensor` of shape (B, S), *optional*): the prompts, also as `input_ids`.
             fusion (`bool`, `str` or `dict`, *optional*): on, off, or the name of a preset; the config decides if None.
             alpha, beta, dose, fusion_layers, fusion_rule, fusion_span, fusion_norm, fusion_answer (*optional*):
                 See `VIFTConfig`, whose own names (`fusion_alpha`) are understood too; alpha and beta may be (B,).
@@ -129,10 +137,8 @@ class FusedGeneration:
         if past > 0 and past == input_ids.shape[1] - 1 and not settings.answer:
             return None  # no new prompt: the next token of an answer
         if past > 0 and not whole:
-            raise ValueError(
-                f"past_key_values holds {past} tokens and input_ids has {input_ids.shape[1]}: fusion needs "
-                "the ids of the whole conversation, the cached ones too; or pass fusion=False"
-            )
+            held = f"past_key_values holds {past} tokens and input_ids has {input_ids.shape[1]}"
+            raise ValueError(f"{held}: fusion needs the ids of the whole conversation; or pass fusion=False")
         if "paged" in (kwargs.get("cache_implementation"), getattr(generation_config, "cache_implementation", None)):
             raise ValueError("cache_implementation='paged' cannot be fused: choose another, or pass fusion=False")
         mask = self._attention_mask(input_ids, generation_config, kwargs)
@@ -172,25 +178,23 @@ class FusedGeneration:
         """
         layers = resolve_fusion(self.fusion_config, True, fusion_layers=fusion_layers).layers
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        rows, columns = self._text_positions(input_ids, mask)
+        rows, columns, texts = self._text_tokens(input_ids, mask)
         if not len(rows):
             raise ValueError(f"input_ids hold no image token ({self.config.image_token_id}) with text around it")
-        return TextStream(self._text_states(FreshRun(), layers, input_ids, rows, columns), rows, columns)
+        return TextStream(FreshRun().states_of(self, layers, texts, input_ids.device), rows, columns)
 
-    def _text_states(self, text_run, layers, input_ids, rows, columns) -> dict[int, torch.Tensor]:
-        ids = iter(input_ids[rows, columns].tolist())
-        texts = [tuple(islice(ids, n)) for n in torch.unique_consecutive(rows, return_counts=True)[1].tolist()]
-        return text_run.states_of(self, layers, texts, input_ids.device)
-
-    def _text_positions(self, input_ids, mask):
-        return text_positions(input_ids, mask, self._image_ids(), self.fusion_config.image_wrapper_token_ids)
+    def _text_tokens(self, input_ids, mask) -> tuple[torch.Tensor, torch.Tensor, list[tuple]]:
+        """(rows, columns) of the N text tokens of the prompts (B, S), and the ids of each prompt."""
+        rows, columns = text_positions(input_ids, mask, self._image_ids(), self.fusion_config.image_wrapper_token_ids)
+        ids, counts = iter(input_ids[rows, columns].tolist()), torch.unique_consecutive(rows, return_counts=True)[1]
+        return rows, columns, [tuple(islice(ids, n)) for n in counts.tolist()]
 
     def _plan_fusion(
-        self, settings: FusionSettings, input_ids, prompt_mask, text_run=None, expand: int = 1, **image_run
+        self, settings, input_ids, prompt_mask, text_run=None, expand=1, **image_run
     ) -> FusionPlan | None:
         """The plan for the prompts (B, S) in `prompt_mask`, where each row stands `expand` times; None without images.
         `image_run`: what a run with images needs besides."""
-        rows, columns = self._text_positions(input_ids, prompt_mask)
+        rows, columns, texts = self._text_tokens(input_ids, prompt_mask)
         if not len(rows):
             return None
         for name in ("alpha", "beta"):
@@ -200,7 +204,8 @@ class FusedGeneration:
         if settings.span == "reference" and has_deepstack(self.config):
             reason = "writes image positions, where this model adds features between layers (DeepStack)"
             raise ValueError(f"fusion_span='reference' {reason}: use 'all' or 'after_image'")
-        text_states = self._text_states(text_run or FreshRun(), settings.layers, input_ids, rows, columns)
+        check_hooks(self.get_decoder(), settings.layers)
+        text_states = (text_run or FreshRun()).states_of(self, settings.layers, texts, input_ids.device)
         target = span_columns(settings.span, input_ids, prompt_mask, self._image_ids(), rows, columns)
         image_states = None
         if settings.needs_image_run:

@@ -3,6 +3,7 @@
 import inspect
 
 import torch
+from torch.utils.weak import WeakIdRef
 from transformers import GenerationMixin
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
@@ -50,13 +51,14 @@ def has_soft_prompt(model) -> bool:
 
 
 def state_of(decoder) -> list:
-    """Another list after anything changed that decides what a text run gives: a tensor, a hook or forward put in a
-    module's place, an adapter of PEFT, autocast, attention."""
+    """Another list after a tensor, hook, module's own forward, adapter of PEFT, autocast or attention changed."""
     kind, tensors = decoder.device.type, [*decoder.parameters(), *decoder.buffers()]
     state = [torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind), decoder.config._attn_implementation]
-    state += [(id(tensor), tensor.dtype, tensor.is_inference() or tensor._version) for tensor in tensors]
+    # no id(), which may come back for another tensor
+    state += [(WeakIdRef(tensor), tensor.dtype, tensor.is_inference() or tensor._version) for tensor in tensors]
     for module in decoder.modules():
-        state += [module.training, id(vars(module).get("forward")), *module._forward_hooks, *module._forward_pre_hooks]
+        state += [module.training, *module._forward_hooks, *module._forward_pre_hooks]
+        state += [WeakIdRef(own) for name, own in vars(module).items() if name == "forward"]
         if hasattr(module, "merged_adapters"):  # of PEFT
             state.append(
                 str([getattr(module, name, 0) for name in ("active_adapters", "_disable_adapters", "scaling")])

@@ -1,7 +1,6 @@
 """Settings of ability fusion: which values there are, and what the config, a preset and a call add up to.
 
-`h'(v,q) = alpha * h(v,q) + beta * h(q)` (arXiv 2502.11427). A layer index l is counted from 0 and means the *input* of
-decoder layer l. Shapes: B prompts.
+`h'(v,q) = alpha * h(v,q) + beta * h(q)` (arXiv 2502.11427). Layer l, counted from 0, means its *input*. B: prompts.
 """
 
 from collections.abc import Iterable

@@ -122,10 +122,7 @@ class TextStreamCache(FreshRun):
 
 
 class AnswerRun(FreshRun):
-    """Prompts and their answers so far, a token longer at each call; other texts are run from the start.
-
-    Lives as long as one `generate()`; beams may change places between calls.
-    """
+    """Prompts and their answers so far, a token longer at each call (beams may change places), else run anew."""
 
     def __init__(self):
         self.streams, self.mask, self.cache = {}, None, None  # text -> layer -> (T, D), in the cache's order

@@ -34,9 +34,9 @@ def running_plan():
 
 
 def check_seen(planned, seen) -> None:
-    """Raises a ValueError that names the planned layers which a finished forward pass did not see."""
+    """Raises a ValueError that names the planned layers that are not, or were not, fused at their input."""
     if missing := sorted(set(planned) - set(seen)):
-        reason = "the language model, or a module put in their place, does not hand `fusion` on to them"
+        reason = "they or the language model were replaced, moved or wrapped in what does not hand `fusion` on"
         raise ValueError(f"fusion_layers={sorted(planned)} cannot be fused at {missing}: {reason}")
 
 

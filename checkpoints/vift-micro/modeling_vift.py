@@ -102,10 +102,8 @@ class VIFTForConditionalGeneration(
         num_images = 0 if pixel_values is None else len(pixel_values)
         expected = num_images * self._tokens_per_image(pixel_values) if num_images else 0
         if num_tokens != expected:
-            raise ValueError(
-                f"the prompt has {num_tokens} image tokens but pixel_values holds {num_images} images, which "
-                f"take {expected}: give as many images as there are placeholders"
-            )
+            held = f"the prompt has {num_tokens} image tokens but pixel_values holds {num_images} images, which take"
+            raise ValueError(f"{held} {expected}: give as many images as there are placeholders")
 
     def _tokens_per_image(self, pixel_values) -> int:
         vision = self.config.vision_config

@@ -12,30 +12,26 @@ from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, TextIterat
 from modeling_vift import VIFTForConditionalGeneration
 from tests.modeling.reference import vift_logits
 from tests.modeling.tiny import (
+    DETAILS,
+    GREEDY,
     IMAGE,
     IMG,
     LAYERS,
     PAD,
     PROMPTS,
+    STRONG,
     batch_inputs,
     images_of,
+    logits_of,
     row_inputs,
     tiny_images,
     tiny_model,
 )
 
-STRONG = {"beta": 0.4, "fusion_layers": 1.0}
-GREEDY = {"max_new_tokens": 6, "do_sample": False, "suppress_tokens": [IMAGE]}
-DETAILS = {"output_logits": True, "return_dict_in_generate": True}
-
 
 @pytest.fixture(scope="module")
 def model():
     return tiny_model()
-
-
-def logits_of(out):
-    return torch.stack(out.logits, dim=1)
 
 
 # 1 ---------------------------------------------------------------------------------------------------------

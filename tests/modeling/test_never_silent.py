@@ -95,6 +95,52 @@ def test_a_layer_of_an_attached_model_that_was_replaced_is_named(family):
     model.generate(**inputs, **settings)
 
 
+# layers pruned, moved or with another language model around them ---------------------------------------------
+
+
+def pruned_last(model):
+    del model.get_decoder().layers[3]
+
+
+def pruned_first(model):
+    """The config follows, so that no layer is out of range; each hook now stands one layer too early."""
+    del model.get_decoder().layers[0]
+    model.config.text_config.num_hidden_layers = 3
+    for index, layer in enumerate(model.get_decoder().layers):
+        layer.self_attn.layer_idx = index
+
+
+def swapped(model):
+    layers = model.get_decoder().layers
+    layers[0], layers[2] = layers[2], layers[0]
+
+
+def other_language_model(model):
+    fresh = type(model.model.language_model)(model.config.text_config).to(model.dtype).eval()
+    fresh.load_state_dict(model.model.language_model.state_dict())
+    model.model.language_model = fresh
+
+
+CHANGES = [(pruned_last, [2, 3]), (pruned_first, [2]), (swapped, [1]), (other_language_model, [1, 2, 3])]
+
+
+@pytest.mark.parametrize("change, layers", CHANGES, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize("source", ["own", "kept", "given", "answer", "scoring"])
+def test_layers_that_are_not_where_fusion_was_built_in_are_named(model, change, layers, source):
+    inputs, cache = row_inputs(0), TextStreamCache()
+    knobs = {"beta": 0.4, "fusion_layers": layers}
+    stream = model.text_run(inputs["input_ids"], fusion_layers=layers)
+    model.generate(**inputs, **GREEDY, **knobs, text_stream=cache)
+    change(model)
+    more = {"kept": {"text_stream": cache}, "given": {"text_stream": stream}, "answer": {"fusion_answer": True}}
+    with pytest.raises(ValueError, match=rf"cannot be fused at \[.*{layers[-1]}\]"):
+        if source == "scoring":
+            model(**inputs, fusion=knobs)
+        else:
+            model.generate(**inputs, **GREEDY, **knobs, **more.get(source, {}))
+    assert model.generate(**inputs, **GREEDY, fusion=False).shape[1] > inputs["input_ids"].shape[1]
+
+
 # kept text streams ------------------------------------------------------------------------------------------
 
 
@@ -129,11 +175,25 @@ def forward(model):
     mlp.forward = lambda x: own(x) * 2
 
 
-@pytest.mark.parametrize("change", [scale, hook, pre_hook, buffer, forward], ids=lambda change: change.__name__)
+def parameter(model):
+    """Another tensor at the address of the one that is gone, with the same version, type and place."""
+    mlp = model.get_decoder().layers[0].mlp
+    weight, address = mlp.up_proj.weight.detach() * 2, id(mlp.up_proj.weight)
+    for _ in range(10000):
+        mlp.up_proj.weight = None
+        mlp.up_proj.weight = nn.Parameter(weight.clone())
+        if id(mlp.up_proj.weight) == address:
+            break
+
+
+@pytest.mark.parametrize(
+    "change", [scale, hook, pre_hook, buffer, forward, parameter], ids=lambda change: change.__name__
+)
 def test_whatever_changes_the_text_run_empties_the_cache(model, change):
     lora(model)
     mlp = model.get_decoder().layers[0].mlp
     mlp.register_buffer("scale", torch.ones((), dtype=torch.float64))
+    mlp.up_proj.weight = nn.Parameter(mlp.up_proj.weight.detach().clone())  # of version 0, as the one of `parameter`
     mlp.register_forward_hook(lambda module, args, output: output * module.scale)
     cache = TextStreamCache()
     before = logits_of(model, **STRONG, text_stream=cache)

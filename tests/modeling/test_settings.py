@@ -6,20 +6,22 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from modeling_vift import TextStreamCache, resolve_fusion
-from tests.modeling.tiny import IMAGE, IMG, batch_inputs, row_inputs, tiny_config, tiny_model
-
-STRONG = {"beta": 0.4, "fusion_layers": 1.0}
-GREEDY = {"max_new_tokens": 6, "do_sample": False, "suppress_tokens": [IMAGE]}
-DETAILS = {"output_logits": True, "return_dict_in_generate": True}
+from tests.modeling.tiny import (
+    DETAILS,
+    GREEDY,
+    IMG,
+    STRONG,
+    batch_inputs,
+    logits_of,
+    row_inputs,
+    tiny_config,
+    tiny_model,
+)
 
 
 @pytest.fixture(scope="module")
 def model():
     return tiny_model()
-
-
-def logits_of(out):
-    return torch.stack(out.logits, dim=1)
 
 
 def test_cascade_and_additive_are_the_same_at_alpha_one(model):

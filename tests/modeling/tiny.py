@@ -87,6 +87,14 @@ PROMPTS = [
     [*IMG, 19, 20, 21, 22, 23, 24],
 ]
 NUM_IMAGES = [1, 2, 0, 1]
+STRONG = {"beta": 0.4, "fusion_layers": 1.0}
+GREEDY = {"max_new_tokens": 6, "do_sample": False, "suppress_tokens": [IMAGE]}
+DETAILS = {"output_logits": True, "return_dict_in_generate": True}
+
+
+def logits_of(out) -> torch.Tensor:
+    """(B, new tokens, V) of an output of `generate(**DETAILS)`."""
+    return torch.stack(out.logits, dim=1)
 
 
 def tiny_images(seed=0, dtype=torch.float64) -> torch.Tensor:
