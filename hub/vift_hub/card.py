@@ -1,17 +1,26 @@
 """A model's card: `fill` gives what `vift-push` publishes, `training_card` what a training run leaves behind.
 
 The first is `model_card.md` with its `{{ … }}` filled from the model and from files of the user. The second says how
-the checkpoint is asked and how it was trained (TRL's own card shows a text pipeline, which cannot load a VIFT), and is
-replaced by the first.
+the checkpoint is asked and how it was trained (TRL's own card shows a text pipeline, which cannot load a VIFT).
+Both stand between two marks that Markdown does not show. `merge` renews what stands between them, unless a person
+edited it (the first mark holds its hash), and keeps all else: metadata, scores, text.
 """
 
+import difflib
+import hashlib
+import json
 import re
 from importlib.metadata import version
 from pathlib import Path
 
+import yaml
 from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-TEMPLATE = Path(__file__).resolve().parents[2] / "model_card.md"
+TEMPLATE = Path(__file__).with_name("model_card.md")
+MARKS = "[//]: # (generated {}: text outside these two lines is kept)\n", "\n[//]: # (end)"
+BLOCK = re.compile(re.escape(MARKS[0]).replace(r"\{\}", r"\w+") + "(.*?)" + re.escape(MARKS[1]), re.DOTALL)
+TITLE = re.compile(r"\A\s*# [^\n]*\n*")
 NOT_GIVEN = {
     "training_data": "Not stated for this model.",
     "evaluation": "No evaluation is published with this model.",
@@ -86,6 +95,80 @@ def fill(values: dict[str, str]) -> str:
     return re.sub(r"\n{3,}", "\n\n", card)
 
 
+def marked(text: str) -> str:
+    """`text` between the marks."""
+    digest = hashlib.sha256(text.strip().encode()).hexdigest()[:12]
+    return f"{MARKS[0].format(digest)}\n{text.strip()}\n{MARKS[1]}"
+
+
+def parse(card: str, name: str) -> tuple[dict, list[str], bool]:
+    """(metadata, the text before and after the marks, whether a person edited what stands between them)."""
+    card = card.removeprefix("\ufeff").replace("\r\n", "\n")
+    header = REGEX_YAML_BLOCK.match(card)
+    try:
+        data = yaml.safe_load(header[2]) if header else {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}: its metadata are no YAML: {error}") from error
+    if not isinstance(data or {}, dict):
+        raise ValueError(f"{name}: its metadata are a {type(data).__name__}, not names with values")
+    text = card[header.end() if header else 0 :]
+    block = BLOCK.search(text)
+    edited = block is not None and marked(block[1]) != block[0]
+    around = [text, ""] if block is None or edited else [text[: block.start()], text[block.end() :]]
+    return data or {}, [part.strip() for part in around], edited
+
+
+def both(theirs: str, ours: str) -> str:
+    """Every paragraph of the two, common ones once."""
+    a, b = theirs.split("\n\n"), ours.split("\n\n")
+    steps = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
+    parts = [part for kind, i, j, k, m in steps for part in (*a[i:j], *(() if kind == "equal" else b[k:m]))]
+    return "\n\n".join(part for part in parts if part.strip())
+
+
+def both_scores(theirs: list, ours: list) -> list:
+    """`model-index` of both; where a model has results of one task on one data set in both, the second counts."""
+    models: dict[str, dict] = {}
+    for model in (*theirs, *ours):
+        asked = [json.dumps([one["task"], one["dataset"]], sort_keys=True, default=str) for one in model["results"]]
+        named = dict(zip(asked, model["results"]))
+        models.setdefault(model["name"], {}).update(named)
+    return [{"name": name, "results": list(results.values())} for name, results in models.items()]
+
+
+def merge(generated: str, cards: dict[str, str]) -> tuple[str, list[str]]:
+    """
+    `generated` (`fill`) with what people and `vift-card` wrote into `cards` (where it is from -> text, later ones
+    count more); and lines for the user about what could not be renewed.
+
+    Raises:
+        ValueError: the metadata of a card are broken; the error names it.
+    """
+    data, (text, _), _ = parse(generated, TEMPLATE.name)
+    around, notes = ["", ""], []
+    for name, card in cards.items():
+        more, parts, edited = parse(card, name)
+        try:
+            scores = both_scores(data.get("model-index") or [], more.get("model-index") or [])
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{name}: its model-index is not in the Hub's format ({error!r})") from error
+        lists = {key: data[key] for key in more if isinstance(data.get(key), list) and isinstance(more[key], list)}
+        data |= more | {key: old + [one for one in more[key] if one not in old] for key, old in lists.items()}
+        if scores:
+            data["model-index"] = scores
+        if re.fullmatch(r"# .*", parts[0]) and TITLE.match(around[0]):
+            parts[0] = ""  # a title, and there is one
+        around = [both(*pair) for pair in zip(around, parts)]
+        if edited:
+            text = ""
+            notes.append(f"{name}: its generated part was edited by hand, so it is kept and nothing is filled in")
+    if text:
+        text = marked(TITLE.sub("", text) if TITLE.match(around[0]) else text)
+    header = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    body = "\n\n".join(part for part in (around[0], text, around[1]) if part)
+    return f"---\n{header}---\n\n{body}\n", notes
+
+
 def training_card(repo: str, what: str, tags: list[str]) -> ModelCard:
     """
     Args:
@@ -97,4 +180,4 @@ def training_card(repo: str, what: str, tags: list[str]) -> ModelCard:
     tags = sorted({"vift", "custom_code", *tags})
     data = ModelCardData(library_name="transformers", pipeline_tag="image-text-to-text", tags=tags)
     text = TRAINING_CARD.format(name=repo.split("/")[-1], repo=repo, what=what, versions=versions)
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{marked(text)}\n")

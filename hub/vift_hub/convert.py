@@ -50,7 +50,13 @@ def read_config(source: Path) -> dict:
     file = source / "config.json"
     if not file.is_file():
         raise ValueError(f"source={source} holds no config.json")
-    return json.loads(file.read_text(encoding="utf-8"))
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} holds a {type(config).__name__}, not a model's config")
+    return config
 
 
 def to_vift(source: Path, vision_tower: str | None = None):
@@ -69,6 +75,11 @@ def to_vift(source: Path, vision_tower: str | None = None):
         )
     llava = LlavaConfig.from_pretrained(source)
     fields = {name: value for name, value in llava.to_dict().items() if name not in ("model_type", "architectures")}
+    if "image_seq_length" not in config:  # an old config, for which transformers assumes 576, whatever the tower
+        vision = llava.vision_config
+        class_token = "clip" in vision.model_type and "siglip" not in vision.model_type
+        kept = class_token and llava.vision_feature_select_strategy == "full"
+        fields["image_seq_length"] = (vision.image_size // vision.patch_size) ** 2 + kept
     return read(VIFTForConditionalGeneration, source, VIFTConfig(**fields))
 
 
@@ -105,7 +116,9 @@ def _from_original(source: Path, config: dict, vision_tower: str | None):
     """LLaVA-1.5's own layout: the decoder's config with `mm_*` fields, one flat set of weights."""
     if config.get("mm_projector_type", "linear") != "mlp2x_gelu":
         raise ValueError(f"mm_projector_type={config.get('mm_projector_type')!r}: VIFT's connector is 'mlp2x_gelu'")
-    tower_name = vision_tower or config["mm_vision_tower"]
+    tower_name = vision_tower or config.get("mm_vision_tower")
+    if not tower_name:
+        raise ValueError(f"source={source} names no mm_vision_tower: give --vision-tower")
     vision = read_vision_config(tower_name)
     kind = LANGUAGE_MODELS.get(config["model_type"], config["model_type"])
     text = {name: value for name, value in config.items() if not name.startswith(("mm_", "architectures", "auto_map"))}

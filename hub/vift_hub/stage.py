@@ -46,12 +46,30 @@ def load(source: Path):
     return model, processor
 
 
-def write(folder: Path, model, processor, values: dict[str, str], eval_results: Path | None, max_shard_size: str):
+def score_files(source: Path, more: Path | None) -> list[Path]:
+    """
+    What goes into `.eval_results/`: the files that `source` has there (`vift-card`), and `more`.
+
+    Raises:
+        ValueError: a file is not in the Hub's format, or two have one name.
+    """
+    files = sorted((source / ".eval_results").glob("*.y*ml")) + ([more] if more else [])
+    for file in files:
+        try:
+            parse_eval_result_entries(yaml.safe_load(file.read_text(encoding="utf-8")))
+        except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"eval_results={file} is not in the Hub's format: {error}") from error
+    if more and more.name in (file.name for file in files[:-1] if not file.samefile(more)):
+        raise ValueError(f"eval_results={more}: source={source} has a .eval_results/{more.name} too")
+    return files
+
+
+def write(folder: Path, model, processor, values: dict[str, str], scores: list[Path] | None, max_shard_size: str):
     """
     Everything that is published, into `folder`.
 
     Raises:
-        ValueError: the chat template is not the only one, or `eval_results` is not in the Hub's format.
+        ValueError: the chat template is not the only one.
     """
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     processor.save_pretrained(folder)
@@ -59,14 +77,9 @@ def write(folder: Path, model, processor, values: dict[str, str], eval_results: 
     for name in CUSTOM_GENERATE:
         shutil.copyfile(CODE / name, folder / "custom_generate" / name)
     (folder / "README.md").write_text(card.fill(values), encoding="utf-8")
-    if eval_results is not None:
-        try:
-            entries = yaml.safe_load(eval_results.read_text(encoding="utf-8"))
-            parse_eval_result_entries(entries)
-        except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"eval_results={eval_results} is not in the Hub's format: {error}") from error
-        (folder / ".eval_results").mkdir()
-        shutil.copyfile(eval_results, folder / ".eval_results" / eval_results.name)
+    for file in scores or ():
+        (folder / ".eval_results").mkdir(exist_ok=True)
+        shutil.copyfile(file, folder / ".eval_results" / file.name)
     templates = [str(f.relative_to(folder)) for f in folder.rglob("*") if f.suffix == ".jinja"]
     if templates != ["chat_template.jinja"]:
         raise ValueError(f"one chat template is published, but the processor saves {', '.join(templates) or 'none'}")

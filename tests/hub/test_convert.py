@@ -68,6 +68,17 @@ def test_the_bundled_model_goes_to_llava_and_back_tensor_for_tensor(tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_an_old_llava_config_gets_the_towers_number_of_tokens(tmp_path):
+    model, _ = save_checkpoint(tmp_path / "vift")
+    convert(str(tmp_path / "vift"), tmp_path / "llava", "llava")
+    file = tmp_path / "llava" / "config.json"
+    config = json.loads(file.read_text())
+    tokens = config.pop("image_seq_length")
+    file.write_text(json.dumps(config))
+    converted, _ = convert(str(tmp_path / "llava"), tmp_path / "back")
+    assert converted.config.image_seq_length == tokens == model.config.image_seq_length != 576
+
+
 CLIP = CLIPVisionConfig(
     hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=16, patch_size=8
 )
@@ -180,4 +191,10 @@ def test_bad_sources_are_one_line_and_exit_status_2(tmp_path, capsys):
     refused("`num_hidden_layers` (4) must be equal", source, out)
     (source / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4, "layer_types": None}))
     refused("12 missing keys, such as model.language_model.layers.3.", source, out)
+    (source / "config.json").write_text(json.dumps({**config, "mm_vision_tower": None}))
+    refused("names no mm_vision_tower: give --vision-tower", source, out)
+    (source / "config.json").write_text("[1, 2]")
+    refused("config.json holds a list, not a model's config", source, out)
+    (source / "config.json").write_text('{"model_type": ')
+    refused("config.json is no JSON", source, out)
     assert not out.exists()
