@@ -1,14 +1,10 @@
 """What is checked before the first step, so that a run fails in seconds and not after a night."""
 
-import hashlib
 from collections import Counter
 
 import numpy as np
 
 COLUMNS = ("messages", "images", "modality")
-# the arguments that decide which rows make a step
-PLAN = ("gradient_accumulation_steps", "per_device_train_batch_size", "modality_order", "group_by_length",
-        "chunk_steps", "text_weight")  # fmt: skip
 
 
 def check_columns(dataset) -> None:
@@ -56,28 +52,6 @@ def check_batch(rows: list[dict], batch: dict, image_token_id: int, tokens_per_i
                 f"{row_name(row, number)}: no token to learn from: an empty answer, no assistant turn, or max_length "
                 "cuts the answer off"
             )
-
-
-def _digest(values) -> str:
-    return hashlib.sha256("\n".join(map(str, values)).encode()).hexdigest()[:16]
-
-
-def fingerprint(args, world: int, modalities=None, lengths=None) -> dict:
-    """What must be equal for a resumed run to see the same next batch."""
-    record = {"world_size": world, "seed": args.seed if args.data_seed is None else args.data_seed}
-    record |= {name: getattr(args, name) for name in PLAN}
-    if modalities is not None:
-        record |= {"rows": len(modalities), "modalities_sha256": _digest(modalities)}
-    if lengths is not None:
-        record["lengths_sha256"] = _digest(lengths)
-    return record
-
-
-def check_fingerprint(saved: dict, current: dict, checkpoint: str) -> None:
-    different = [name for name in current if saved.get(name) != current[name]]
-    if different:
-        what = "; ".join(f"{name} was {saved.get(name)}, is {current[name]}" for name in different)
-        raise ValueError(f"cannot resume from {checkpoint}: {what}. Restore these, or start from its weights anew")
 
 
 def check_groups(groups: list[dict], parameters: dict) -> None:
