@@ -4,12 +4,14 @@ Rows wait in one buffer per modality until it holds an optimizer step (`batch_si
 out as `group` micro-batches, micro-batch i to rank i % world. What is left at the end of the stream makes one
 smaller step per modality; no row is lost or repeated (unless fewer rows are left than micro-batches).
 
-Every rank reads the whole stream and keeps its part: no communication, all ranks agree, and a resumed run sees the
-same next batch by skipping. The price is that each rank reads `world` times the rows it uses; shuffle when the
-shards are written, not with a shuffle buffer.
+With `endless` one pass follows the other, each with the stream's `set_epoch`. Every rank reads the whole stream and
+keeps its part: no communication, all ranks agree, and a resumed run sees the same next batch, of any pass, by
+skipping. The price is that each rank reads `world` times the rows it uses; shuffle when the shards are written, not
+with a shuffle buffer.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 
 import numpy as np
 from torch.utils.data import IterableDataset
@@ -25,14 +27,15 @@ class PureSteps(IterableDataset):
         group: micro-batches per optimizer step, over all ranks.
         rank, world: this process and the number of processes; `group` must be a multiple of `world`.
         measure: rows -> their lengths in tokens, so that micro-batches hold rows of like length; None = as they come.
+        endless: begin anew at the end of the stream, unless it is empty.
     """
 
     def __init__(self, rows: Iterable[dict], batch_size: int, group: int, rank: int = 0, world: int = 1,
-                 measure: Callable[[list[dict]], list[int]] | None = None):  # fmt: skip
+                 measure: Callable[[list[dict]], list[int]] | None = None, endless: bool = False):  # fmt: skip
         if batch_size < 1 or group < 1 or group % world or not 0 <= rank < world:
             raise ValueError(f"batch_size={batch_size}, group={group}, rank={rank}, world={world} do not fit together")
         self.rows, self.batch_size, self.group, self.rank, self.world = rows, batch_size, group, rank, world
-        self.measure = measure
+        self.measure, self.endless = measure, endless
 
     def set_epoch(self, epoch: int) -> None:
         if hasattr(self.rows, "set_epoch"):
@@ -50,6 +53,17 @@ class PureSteps(IterableDataset):
             yield [step[i] for i in parts[start + place]]
 
     def __iter__(self) -> Iterator[list[dict]]:
+        for number in count() if self.endless else range(1):
+            if self.endless:
+                self.set_epoch(number)
+            empty = True
+            for batch in self._one_pass():
+                yield batch
+                empty = False
+            if empty:
+                return
+
+    def _one_pass(self) -> Iterator[list[dict]]:
         buffers: dict[str, list[dict]] = {}
         for row in self.rows:
             buffer = buffers.setdefault(row["modality"], [])

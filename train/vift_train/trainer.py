@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import IterableDataset
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
@@ -27,10 +28,11 @@ from vift_hub.join import tokens_per_image
 
 from .auto_band import AUTO, auto_band
 from .callbacks import ModalityProgress, Throughput
-from .checks import check_columns, check_fingerprint, check_groups, fingerprint, small_modalities
+from .checks import check_columns, check_groups, small_modalities
 from .collator import CheckedCollator
 from .config import INHERITED, STATE_FILE, VIFTTrainingConfig, parse_band
 from .lengths import dataset_lengths, row_lengths
+from .runs import check_fingerprint, digest_rows, digest_weights, fingerprint, newest_checkpoint
 from .sampler import ModalityBatchSampler
 from .streaming import PureSteps
 
@@ -55,11 +57,17 @@ def is_trained(name: str, args: VIFTTrainingConfig, band: Collection[int] | None
     return getattr(args, f"train_{module}")
 
 
-class _FrozenLayersStayOut(TrainerCallback):
-    """Gradient checkpointing makes the embeddings' output require gradients, for adapters; with a band that would
-    send backward through the frozen layers below it (0.83-0.91 of full training's time instead of 0.63)."""
+class _AtTheStart(TrainerCallback):
+    """Refuses a checkpoint beyond the run's end, and keeps frozen layers out: gradient checkpointing makes the
+    embeddings' output require gradients, for adapters; with a band that would send backward through the frozen layers
+    below it (0.83-0.91 of full training's time instead of 0.63)."""
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
+        done, last = state.global_step, state.max_steps
+        if done > last:
+            raise ValueError(
+                f"the checkpoint is of step {done}, the run has {last}: raise max_steps or num_train_epochs"
+            )
         if not hasattr(model, "peft_config") and hasattr(model, "disable_input_require_grads"):
             model.disable_input_require_grads()
 
@@ -93,17 +101,27 @@ class VIFTTrainer(SFTTrainer):
                 f"text_weight={args.text_weight}: a stream's mixture is made where its sources are joined "
                 "(datasets.interleave_datasets, probabilities=...), not here: leave it at 1.0"
             )
+        if is_stream and "epoch" in (args.save_strategy, args.eval_strategy):
+            raise ValueError(
+                "save_strategy and eval_strategy: a stream has no epochs but max_steps steps: 'steps' or 'no'"
+            )
+        known = {
+            "start_sha256": digest_weights(model),
+            "peft_config": None if peft_config is None else peft_config.to_dict(),
+        }
         super().__init__(model, args, data_collator, train_dataset, peft_config=peft_config, **kwargs)
         if data_collator is None:
-            known = {name: getattr(self.data_collator, name) for name in self.data_collator.__dataclass_fields__}
-            self.data_collator = CheckedCollator(**known)  # evaluation may ask about text in any stage
+            fields = {name: getattr(self.data_collator, name) for name in self.data_collator.__dataclass_fields__}
+            self.data_collator = CheckedCollator(**fields)  # evaluation may ask about text in any stage
         self._train_collator = copy.copy(self.data_collator)
         self._train_collator.trains_on_text = args.train_language_model
-        self.add_callback(_FrozenLayersStayOut())
+        self.add_callback(_AtTheStart())
         modalities = self._lengths = None
         self._tokens_per_image = 0  # of the first image row; every image has as many
         if is_stream:
-            self._check_rows(list(train_dataset.take(CHECKED_ROWS)))
+            first = list(train_dataset.take(CHECKED_ROWS))
+            self._check_rows(first)
+            known["first_rows"] = [[row.get("id"), row["messages"]] for row in first]
         else:
             modalities = list(train_dataset["modality"])
             for message in small_modalities(modalities, self._group):
@@ -115,7 +133,11 @@ class VIFTTrainer(SFTTrainer):
                 self._lengths = self._measure_dataset(train_dataset)
         self._throughput: dict[str, Throughput] = {}  # by modality, since the start
         self._logged: dict[str, Throughput] = {}
-        self._fingerprint = fingerprint(args, self.accelerator.num_processes, modalities, self._lengths)
+        self._fingerprint = None
+        if self.accelerator.is_main_process:
+            known |= {} if is_stream else {"rows_sha256": digest_rows(train_dataset)}
+            self._fingerprint = fingerprint(args, self.accelerator.num_processes, modalities, self._lengths, **known)
+        (self._fingerprint,) = broadcast_object_list([self._fingerprint])
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ModalityProgress(self._throughput, self._sampler().steps if modalities else None))
 
@@ -179,7 +201,7 @@ class VIFTTrainer(SFTTrainer):
                 raise ValueError("modality_order='mixed' needs a data set that is no stream: a stream has pure steps")
             rank, world = self.accelerator.process_index, self.accelerator.num_processes
             measure = self._measure_rows if args.group_by_length else None
-            steps = PureSteps(data, args.per_device_train_batch_size, self._group, rank, world, measure)
+            steps = PureSteps(data, args.per_device_train_batch_size, self._group, rank, world, measure, endless=True)
             return DataLoader(steps, batch_size=None, collate_fn=self._train_collator, **options)
         sampler = self._sampler()
         loader = self.accelerator.prepare(
@@ -189,6 +211,12 @@ class VIFTTrainer(SFTTrainer):
         if loader.batch_sampler is not sampler:
             loader.batch_sampler.set_epoch = sampler.set_epoch
         return loader
+
+    def get_batch_samples(self, *args, **kwargs):
+        """None once the last step is done: the parent would train one more when it resumes there."""
+        if self.state.global_step >= self.state.max_steps:
+            return [], None
+        return super().get_batch_samples(*args, **kwargs)
 
     # Figures ----------------------------------------------------------------------------------------------
 
@@ -313,16 +341,6 @@ class VIFTTrainer(SFTTrainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(self.model, "peft_config"):
             return super()._load_best_model()
         self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-
-def newest_checkpoint(output_dir: str) -> str:
-    """The newest checkpoint that was written to its end (the trainer's state is written last)."""
-    paths = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.split("-")[1].isdigit()]
-    for path in sorted(paths, key=lambda path: -int(path.name.split("-")[1])):
-        if (path / "trainer_state.json").is_file():
-            return str(path)
-        warnings.warn(f"{path} is incomplete, as if the run stopped while it was written: skipped", stacklevel=2)
-    raise ValueError(f"resume_from_checkpoint=True, but {output_dir} holds no checkpoint")
 
 
 def forget_gradients(engine) -> None:
