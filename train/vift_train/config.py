@@ -65,6 +65,7 @@ class VIFTTrainingConfig(SFTConfig):
     text_weight: float | None = option(
         None, "how often an epoch visits each text row: 0.5 = another half every epoch, 2 = twice; None: inherit"
     )
+    overwrite_output_dir: bool = option(False, "delete the checkpoints and the model that lie in output_dir")
     assistant_only_loss: bool = option(True, "without it TRL trains on every image token")
     max_length: int | None = option(None, "TRL's default of 1024 would cut inside images; None: inherit")
 

@@ -1,14 +1,18 @@
-"""Which run it is: what decides its steps, compared before it is resumed, and its newest checkpoint."""
+"""Which run it is: what decides its steps, compared before it is resumed, and the folder that it alone writes into."""
 
 import hashlib
 import json
+import shutil
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from datasets import Dataset
+from filelock import FileLock, Timeout
 from torch.distributed.tensor import DTensor
+
+from .config import STATE_FILE
 
 # the arguments that decide which rows make a step
 PLAN = ("gradient_accumulation_steps", "per_device_train_batch_size", "modality_order", "group_by_length",
@@ -83,3 +87,49 @@ def newest_checkpoint(output_dir: str) -> str:
             return str(path)
         warnings.warn(f"{path} is incomplete, as if the run stopped while it was written: skipped", stacklevel=2)
     raise ValueError(f"resume_from_checkpoint=True, but {output_dir} holds no checkpoint")
+
+
+def lock(output_dir: str) -> FileLock:
+    """Held as long as the result lives; released by the system when the process dies."""
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    one = FileLock(Path(output_dir) / ".vift-train.lock", is_singleton=True)
+    try:
+        one.acquire(timeout=6)  # data workers of a killed run notice its end within 5 seconds
+    except Timeout:
+        raise ValueError(f"output_dir={output_dir}: another run is writing there; give each run its own") from None
+    return one
+
+
+def make_room(output_dir: str, overwrite: bool, start: str | None) -> None:
+    """Refuses a folder that holds a run or a model, or, where `overwrite` says so, clears it of them."""
+    folder = Path(output_dir)
+    kept = [*folder.glob("checkpoint-*"), *folder.glob("*.safetensors*")]
+    kept += [folder / name for name in ("config.json", "adapter_config.json", STATE_FILE) if (folder / name).exists()]
+    if not kept:
+        return
+    if not overwrite:
+        raise ValueError(
+            f"output_dir={output_dir} holds {kept[0].name} of another run: name a new folder, go on with "
+            "resume_from_checkpoint, or delete what is there with overwrite_output_dir"
+        )
+    if start and folder.resolve() in (Path(start).resolve(), *Path(start).resolve().parents):
+        raise ValueError(f"output_dir={output_dir} holds the model that the run starts from: name a new folder")
+    for path in kept:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def written_aside(folder: Path):
+    """A folder to save into; then its files take their places, what makes a model loadable last."""
+    part = folder / ".saving"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    (folder / "trainer_state.json").unlink(missing_ok=True)  # a checkpoint that is written anew is not whole
+    for path in sorted(
+        part.iterdir(), key=lambda path: (".safetensors" in path.name, "index" in path.name, path.name)
+    ):
+        if path.is_dir():
+            shutil.rmtree(folder / path.name, ignore_errors=True)
+        path.replace(folder / path.name)
+    part.rmdir()

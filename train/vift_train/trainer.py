@@ -12,6 +12,7 @@ import re
 import time
 import warnings
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,16 @@ from .checks import check_columns, check_groups, small_modalities
 from .collator import CheckedCollator
 from .config import INHERITED, STATE_FILE, VIFTTrainingConfig, parse_band
 from .lengths import dataset_lengths, row_lengths
-from .runs import check_fingerprint, digest_rows, digest_weights, fingerprint, newest_checkpoint
+from .runs import (
+    check_fingerprint,
+    digest_rows,
+    digest_weights,
+    fingerprint,
+    lock,
+    make_room,
+    newest_checkpoint,
+    written_aside,
+)
 from .sampler import ModalityBatchSampler
 from .streaming import PureSteps
 
@@ -287,18 +297,24 @@ class VIFTTrainer(SFTTrainer):
                 raise ValueError(f"{resume_from_checkpoint} holds no {STATE_FILE}: not a checkpoint of this trainer")
             saved = json.loads(file.read_text(encoding="utf-8"))["fingerprint"]
             check_fingerprint(saved, self._fingerprint, str(resume_from_checkpoint))
+        if self.args.should_save:
+            output_dir = self.args.output_dir
+            self._lock = lock(output_dir)  # as long as this trainer lives: the final save is its own too
+            if Path(resume_from_checkpoint or "nowhere/x").resolve().parent != Path(output_dir).resolve():
+                make_room(output_dir, self.args.overwrite_output_dir, getattr(self.model, "name_or_path", None))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def save_model(self, output_dir=None, _internal_call=False):
         """Weights, config, code, processor and template (as the parent does), and what a later run inherits."""
-        super().save_model(output_dir, _internal_call)
-        if not self.args.should_save:
-            return
-        config = {name: getattr(self.args, name) for name in ("stage", "train_layers", *INHERITED)}
-        text = json.dumps({"config": config, "fingerprint": self._fingerprint}, indent=1) + "\n"
         folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / STATE_FILE).write_text(text, encoding="utf-8")
+        with written_aside(folder) if self.args.should_save else nullcontext(folder) as part:
+            super().save_model(str(part), _internal_call=True)
+            if self.args.should_save:
+                config = {name: getattr(self.args, name) for name in ("stage", "train_layers", *INHERITED)}
+                text = json.dumps({"config": config, "fingerprint": self._fingerprint}, indent=1) + "\n"
+                (part / STATE_FILE).write_text(text, encoding="utf-8")
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
         """See `vift_hub.card`; the arguments are TRL's, and `tags` are added to the usual ones."""
