@@ -63,11 +63,35 @@ def test_lora_from_the_command_line_trains_in_float32(tmp_path, monkeypatch):
         (["--eval_captions", "x"], "eval_captions or eval_instructions given, but eval_strategy='no'"),
         ([], "captions and instructions are both empty"),
         (["--captions", "nowhere.jsonl"], "source='nowhere.jsonl': there is no such file"),
+        (["--lerning_rate", "1"], "no such option: --lerning_rate 1"),
+        (["--learning_rate", "fast"], "argument --learning_rate"),
+        (["--report_to", "no_such_tracker"], "report_to=no_such_tracker isn't installed or known"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
 def test_a_bad_run_is_one_line_and_status_2(arguments, message, tmp_path, capsys):
     from vift_train.__main__ import main
 
     with pytest.raises(SystemExit) as stopped:
-        main(["--model", "checkpoints/vift-micro", "--output_dir", str(tmp_path), "--bf16", "false", *arguments])
-    assert stopped.value.code == 2 and message in capsys.readouterr().err
+        main(["--model", "checkpoints/vift-micro", "--output_dir", str(tmp_path), *arguments])
+    shown = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2 and message in shown[-1] and "bf16" not in shown[-1] and len(shown) == 1
+
+
+def test_a_wrong_model_and_ctrl_c_are_one_line(tmp_path, capsys, monkeypatch):
+    from vift_train import __main__ as command
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"instruction": "describe", "output": "red 7 ."}\n' * 8)
+    arguments = ["--instructions", str(rows), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["--model", str(tmp_path / "nothing"), *arguments])
+    assert stopped.value.code == 2 and f"model={tmp_path / 'nothing'}: " in capsys.readouterr().err.splitlines()[-1]
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "load_model", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["--model", "x", *arguments])
+    assert stopped.value.code == 130 and "--resume_from_checkpoint true" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from datasets import concatenate_datasets, interleave_datasets
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
@@ -41,6 +42,23 @@ class RunArguments:
     streaming: bool = option(False, "read rows as they are needed; needs --max_steps")
     on_bad_row: str = option("skip", "skip (counted and named) or raise")
     num_proc: int | None = option(None, "processes that convert rows")
+
+
+class Parser(TrlParser):
+    """A mistake is one line; an unknown option is told before the values of the others are looked at."""
+
+    def error(self, message):
+        self.exit(2, f"vift-train: error: {message} (--help shows the options)\n")
+
+    def parse_args_into_dataclasses(self, args=None, **kwargs):
+        if unknown := self.parse_known_args(args)[1]:
+            self.error(f"no such option: {' '.join(unknown)}")
+        return super().parse_args_into_dataclasses(args=args, **kwargs)
+
+    def set_defaults_with_config(self, **kwargs):
+        if unknown := super().set_defaults_with_config(**kwargs):
+            self.error(f"config: no such option: {' '.join(unknown)}")
+        return []
 
 
 def load_sources(run: RunArguments, args: VIFTTrainingConfig, captions, instructions, streaming: bool) -> list:
@@ -87,19 +105,22 @@ def load_model(run: RunArguments, model_args: ModelConfig):
     if name is None:
         raise ValueError("model is missing: the checkpoint to start from; vift-init makes one")
     common = {"revision": model_args.model_revision, "trust_remote_code": True}
-    model = AutoModelForImageTextToText.from_pretrained(
-        name, dtype=model_args.dtype, attn_implementation=model_args.attn_implementation,
-        quantization_config=get_quantization_config(model_args), **common,
-    )  # fmt: skip
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            name, dtype=model_args.dtype, attn_implementation=model_args.attn_implementation,
+            quantization_config=get_quantization_config(model_args), **common,
+        )  # fmt: skip
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(f"model={name}: {error}") from error
     if model.config.model_type != "vift":
         raise ValueError(f"model={name} is a {model.config.model_type}, not a VIFT model; vift-init makes one")
     return model, AutoProcessor.from_pretrained(name, **common)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = TrlParser((RunArguments, VIFTTrainingConfig, ModelConfig), description=__doc__.split("\n")[0])
-    run, args, model_args = parser.parse_args_and_config(argv)
+    parser = Parser((RunArguments, VIFTTrainingConfig, ModelConfig), description=__doc__.split("\n")[0])
     try:
+        run, args, model_args = parser.parse_args_and_config(argv)
         evaluation, rows = load_evaluation(run, args), load_mixture(run, args)
         model, processor = load_model(run, model_args)
         common = {"processing_class": processor, "peft_config": get_peft_config(model_args)}
@@ -112,11 +133,13 @@ def main(argv: list[str] | None = None) -> None:
         if args.push_to_hub:
             trainer.push_to_hub()
         trainer.accelerator.end_training()  # or a thread of gloo may abort while Python shuts down
-    except ValueError as error:
-        parser.exit(2, f"vift-train: error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "vift-train: stopped; --resume_from_checkpoint true goes on from the newest checkpoint\n")
     except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
         error = f"hub_model_id={args.hub_model_id}: {' '.join(str(error).split())}"
         parser.exit(2, f"vift-train: error: {error}; what was trained lies in output_dir\n")
+    except (ValueError, OSError, ImportError, SafetensorError) as error:
+        parser.exit(2, f"vift-train: error: {' '.join(str(error).split())}\n")
 
 
 if __name__ == "__main__":

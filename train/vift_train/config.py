@@ -8,6 +8,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from transformers.integrations import get_available_reporting_integrations
+from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
 from .sampler import ORDERS
@@ -70,7 +72,12 @@ class VIFTTrainingConfig(SFTConfig):
     max_length: int | None = option(None, "TRL's default of 1024 would cut inside images; None: inherit")
 
     def __post_init__(self):
+        if self.bf16 is None:  # TRL turns it on everywhere, and where it can't be every mistake is told as this one
+            self.bf16 = not self.fp16 and (self.use_cpu or is_torch_bf16_gpu_available())
         super().__post_init__()
+        known = get_available_reporting_integrations()
+        if missing := [name for name in self.report_to if name not in known]:
+            raise ValueError(f"report_to={missing[0]} isn't installed or known; here are {', '.join(known) or 'none'}")
         if self.stage not in STAGES:
             raise ValueError(f"stage={self.stage!r} must be one of {', '.join(map(str, STAGES))}")
         if self.train_layers is not None and self.train_language_model is False:
