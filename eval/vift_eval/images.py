@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vift_hub.pictures import whole_pictures
+
 from .cli import first_line
 
 MAX_PIXELS = 64_000_000  # twice a 32-megapixel camera; 192 MB once decoded
@@ -56,7 +58,8 @@ def to_rgb(image: Image.Image, path: Path) -> tuple[Image.Image, list[str]]:
     if frames > 1:
         image.seek(0)
         notes.append(f"{path} has {frames} frames; only the first is used")
-    image.load()
+    with whole_pictures():
+        image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ImageError(f"{path}: floating-point pixels; save it as an 8- or 16-bit picture")

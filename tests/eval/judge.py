@@ -1,4 +1,4 @@
-"""A judge on this machine that speaks the OpenAI protocol and gives fixed marks; it keeps what it was asked."""
+"""A judge on this machine that speaks the OpenAI protocol, gives fixed marks or none, and keeps what it is asked."""
 
 import json
 import threading
@@ -7,8 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def judge():
-    """Yields (URL of the API, list of the prompts it was asked)."""
+def judge(marks: str | None = None, status: int = 200):
+    """
+    Yields (URL of the API, list of the prompts it was asked).
+
+    Args:
+        marks: what it says to everything, when not its own marks.
+        status: of its HTTP replies.
+    """
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -18,6 +24,7 @@ def judge():
             asked.append(prompt)
             # LLaVA-Bench wants two marks of ten, the others whether it is right
             content = "8 4\nThe first is better." if "[Context]" in prompt else "1"
+            content = content if marks is None else marks
             reply = {
                 "id": "0",
                 "object": "chat.completion",
@@ -29,7 +36,7 @@ def judge():
                 "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
             }
             data = json.dumps(reply).encode()
-            self.send_response(200 if self.path == "/v1/chat/completions" else 404)
+            self.send_response(status if self.path == "/v1/chat/completions" else 404)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

@@ -25,6 +25,7 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
+from vift_hub.pictures import whole_pictures
 from vift_layers import interventions
 
 from ..engine import FUSION_KEYS, Answer, Engine, Request
@@ -250,6 +251,7 @@ class VIFT(lmms):
 
     # --- what lmms-eval calls -------------------------------------------------------------------------------------
 
+    @whole_pictures()  # lmms-eval turns on that Pillow takes truncated ones
     def generate_until(self, requests) -> list[GenerationResult]:
         def answer(settings, batch):
             prompts = [self._prompt(self._chat(request)) for request in batch]
@@ -258,6 +260,7 @@ class VIFT(lmms):
         kwargs = [self._generation_kwargs(request) for request in requests]
         return [result(one) for one in self._run(requests, kwargs, answer, "Answering")]
 
+    @whole_pictures()
     def generate_until_multi_round(self, requests) -> list[list[str]]:
         """Rounds until the task ends them; each is asked anew, with what the task makes of the answers so far."""
         rounds: list[list[str]] = [[] for _ in requests]
@@ -286,6 +289,7 @@ class VIFT(lmms):
                     states[i] = (chat, information)
         raise RequestError(f"{len(states)} multi-round requests did not end within {MAX_ROUNDS} rounds")
 
+    @whole_pictures()
     def loglikelihood(self, requests) -> list[GenerationResult]:
         """(negative log-likelihood in nats, greedy?) each, wrapped: lmms-eval 0.7.3 makes strings of bare tuples."""
 

@@ -3,9 +3,10 @@
     vift-card --results results/*/*_results.json --model checkpoints/vift-micro --repo my-org/my-model
 
 Every number comes from a results file that the model `vift` made (its section `vift` says with which weights and
-fusion). Refused: files of other models, of other weights than --model's, and runs of a part of the questions
-(`--limit`). `.eval_results` (huggingface.co/docs/hub/eval-results) is for benchmarks on the Hub and holds each task's
-first metric; `model-index` holds every metric of every task.
+fusion). Refused: files of other models, of other or unknown weights than --model's, and runs that are not whole: a
+part of the questions (`--limit`, `--offset`), failed requests, failed judgements.
+`.eval_results` (huggingface.co/docs/hub/eval-results) is for benchmarks on the Hub and holds each task's first metric;
+`model-index` holds every metric of every task.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from ..engine import in_words
 from ..files import weights_sha256
 
 
-def read(path: Path, weights: str | None = None) -> dict:
+def read(path: Path, weights: str | None) -> dict:
     """
     A results file, checked.
 
@@ -31,21 +32,27 @@ def read(path: Path, weights: str | None = None) -> dict:
         weights: SHA-256 of the weights that the results must be of.
 
     Raises:
-        ValueError: no results file of the model `vift`, another model's weights, or a part of the questions.
+        ValueError: no results file of the model `vift`, another model's weights, or a run that is not whole.
     """
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        record, tasks = results["vift"], results["results"]
+        record, tasks, counts = results["vift"], results["results"], results["n-samples"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no results file of lmms-eval's model vift ({first_line(error)})") from error
     own = record["model"]["weights_sha256"]
-    if weights is not None and own is not None and own != weights:
-        raise ValueError(f"{path} has results of weights {own[:12]}, the model's are {weights[:12]}")
-    for task in record["tasks"]:
-        count = results["n-samples"].get(task)
-        if count and count["effective"] < count["original"]:
-            raise ValueError(f"{path}: {task} asked {count['effective']} of {count['original']} questions (--limit)")
-    return results | {"results": {name: tasks[name] for name in record["tasks"] if name in tasks}}
+    if own is None or own != weights:
+        named = [(one or "unknown")[:12] for one in (own, weights)]
+        raise ValueError(f"{path} has results of weights {named[0]}, the model's are {named[1]}")
+    for task, count in counts.items():
+        entry = record["tasks"].get(task, {"requests": 0, "failed": []})
+        asked = min(entry.get("documents", entry["requests"]), count["effective"])
+        if asked < count["original"]:
+            raise ValueError(f"{path}: {task} asked {asked} of {count['original']} questions")
+        judge = entry.get("judge", {"asked": 0, "failed": 0})
+        if entry["failed"] or judge["failed"] or not scores(tasks.get(task, {})):
+            failed = f"{len(entry['failed'])} requests and {judge['failed']} of {judge['asked']} judgements"
+            raise ValueError(f"{path}: {task} has no whole score: {failed} failed")
+    return results | {"results": {name: tasks[name] for name in counts if name in tasks}}
 
 
 def scores(metrics: dict) -> dict[str, tuple[float, float | None]]:
@@ -72,8 +79,6 @@ def fusion_of(results: dict, task: str) -> str:
     record = results["vift"]["tasks"][task]
     fusions = [settings["fusion"] for settings in record["settings"]]
     words = ["no fusion" if fusion is None else f"fusion {in_words(fusion)}" for fusion in fusions]
-    if record["failed"]:
-        words.append(f"{len(record['failed'])} of {record['requests']} requests failed and are not counted")
     return "; ".join([*words, f"lmms-eval {results['vift']['packages']['lmms-eval']}"])
 
 

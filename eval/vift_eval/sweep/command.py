@@ -22,6 +22,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from vift_hub.pictures import whole_pictures
+
 from ..cli import OneLineParser, UserError, first_line, run
 from ..files import command_line, made_by, read_json, weights_sha256, write_json
 from ..models import model_name
@@ -136,6 +138,7 @@ def prepare(spec: dict, output: Path) -> None:
     write_json(path, spec)
 
 
+@whole_pictures()
 def ask(lm, number: int, requests: list, settings: list[dict], leaders: list[int], answers: Answers, bar) -> None:
     """Asks every request under every setting that leads its class of equal ones."""
     engine = lm.engine
