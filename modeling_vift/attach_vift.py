@@ -1,12 +1,15 @@
 """Fused `generate()` for any vision-language model of transformers, in place: `attach_fusion` and `detach_fusion`."""
 
+import inspect
 import threading
 from functools import cache
 
+import torch
 from transformers import GenerationMixin, PreTrainedModel
 
 from .configuration_vift import VIFTConfig
 from .generation_vift import FusedGeneration, register_fusion_hooks
+from .text_run_vift import record
 
 _ATTACHING = threading.Lock()
 
@@ -30,6 +33,28 @@ def _base(model):
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+@torch.no_grad()
+def _check_text_run(model):
+    """What the text run takes for granted: `fusion` reaches every layer, states are (B, S, D), and text is causal."""
+    *prefix, last, other = [i for i in range(16) if i not in model._image_ids()][-5:]
+    ids = torch.tensor([[*prefix, last], [*prefix, other]], device=model.device)
+    known, (rows, columns) = inspect.signature(type(model).forward).parameters, torch.ones(2, 4).nonzero(as_tuple=True)
+    model_inputs = {"token_type_ids": torch.zeros_like(ids)} if "token_type_ids" in known else {}
+    training = [module for module in model.modules() if module.training]
+    try:
+        model.eval()  # dropout would differ between the two prompts
+        layers = range(model.config.get_text_config().num_hidden_layers)
+        states = record(model, layers, rows, columns, input_ids=ids, **model_inputs)
+        one, two = torch.stack([states[layer].reshape(2, 4, -1)[:, :3].float() for layer in layers], dim=1)
+    except Exception as error:  # models raise whatever they like
+        raise ValueError(f"a prompt of text alone does not run ({type(error).__name__}: {error})") from error
+    finally:
+        for module in training:
+            module.training = True
+    if ((one - two).norm(dim=-1) > 0.01 * one.norm(dim=-1)).any():
+        raise ValueError("its text is not causal: a token's state changes with the tokens after it")
+
+
 def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
     """
     Gives a vision-language model of transformers the fused `generate()` of VIFT; in place.
@@ -48,7 +73,8 @@ def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
     Returns `model`. Called again, only the defaults change.
 
     Raises:
-        ValueError: a VIFT already, no `generate()`, no image placeholder, no decoder layers; a bad fusion value.
+        ValueError: a VIFT already, no `generate()` or another one in its place, no image placeholder, no decoder
+            layers, text that is not causal; a bad fusion value.
     """
     base = _base(model)
     name = type(base).__name__
@@ -59,6 +85,9 @@ def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
         raise ValueError(f"model={name} is no transformers model with generate()")
     if getattr(base.config, "image_token_id", None) is None or base.config.is_encoder_decoder:
         raise ValueError(f"model={name} has no decoder-only prompt with image placeholders (config.image_token_id)")
+    own = vars(base).get("generate")  # what `from_pretrained` leaves of a repository's custom_generate
+    if own is not None and not hasattr(getattr(own, "func", own), "fuses"):
+        raise ValueError(f"model={name} has a generate() of its repository, which does not fuse: del model.generate")
     if image_wrapper_token_ids is None:
         ids = (getattr(base.config, f"{name}_token_id", None) for name in ("vision_start", "vision_end", "boi", "eoi"))
         image_wrapper_token_ids = [i for i in ids if i is not None]
@@ -67,10 +96,16 @@ def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
     depth = {"model_type": "qwen2", "num_hidden_layers": base.config.get_text_config().num_hidden_layers}
     config = VIFTConfig(text_config=depth, image_wrapper_token_ids=image_wrapper_token_ids, **fusion)
     with _ATTACHING:
-        if not hasattr(base, "native_class"):
-            base._fusion_hooks = register_fusion_hooks(base.get_decoder())
-            base.__class__ = _fused_class(native)
-        base.fusion_config = config
+        if hasattr(base, "native_class"):
+            base.fusion_config = config
+            return model
+        base._fusion_hooks, base.fusion_config = register_fusion_hooks(base.get_decoder()), config
+        base.__class__ = _fused_class(native)
+    try:
+        _check_text_run(base)
+    except ValueError as error:
+        detach_fusion(base)
+        raise ValueError(f"model={name} cannot be fused: {error}") from error
     return model
 
 

@@ -21,3 +21,6 @@ def generate(*args, model, **kwargs):
         if kwargs.get("fusion") is None:
             kwargs["fusion"] = True
     return type(model).generate(model, *args, **kwargs)
+
+
+generate.fuses = True  # `FusedGeneration.generate` hands its own arguments on to nobody else's

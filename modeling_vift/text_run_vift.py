@@ -38,6 +38,8 @@ class LayerRecorder:
 
     def __call__(self, layer: int, hidden_states: torch.Tensor) -> torch.Tensor:
         if layer in self.layers:
+            if hidden_states.ndim != 3:
+                raise ValueError(f"states of shape {tuple(hidden_states.shape)} at layer {layer} are no (B, S, D)")
             rows, columns = self.rows.to(hidden_states.device), self.columns.to(hidden_states.device)
             self.states[layer] = hidden_states[rows, columns]
             # a compiled run goes on to its end: leaving it would break its graph

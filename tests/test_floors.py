@@ -16,7 +16,7 @@ FLOORS = (
     ("vift_train", "vift_eval"),
     ("vift_studies", "space"),
 )
-LONGEST_FILE, MOST_LINES_OF_THE_MODEL = 400, 1150  # lines
+LONGEST_FILE, MOST_LINES_OF_THE_MODEL = 400, 1250  # lines
 
 
 def wrong_imports(modules: dict[str, Path]) -> list[str]:
@@ -138,9 +138,9 @@ def test_a_circle_is_seen_also_through_functions_and_relative_imports(house):
 
 
 def test_long_files_are_seen(house):
-    modules = house(vift_hub="pass\n" * 400, modeling_vift="pass\n" * 1147)
+    modules = house(vift_hub="pass\n" * 400, modeling_vift="pass\n" * (MOST_LINES_OF_THE_MODEL - 3))
     assert list(too_long(modules.values())) == [str(modules["modeling_vift.b"])]
     assert lines_of_the_model(modules) == MOST_LINES_OF_THE_MODEL
-    modules = house(vift_hub="pass\n" * 401, modeling_vift="pass\n" * 1148)
+    modules = house(vift_hub="pass\n" * 401, modeling_vift="pass\n" * (MOST_LINES_OF_THE_MODEL - 2))
     assert str(modules["vift_hub.b"]) in too_long(modules.values())
     assert lines_of_the_model(modules) > MOST_LINES_OF_THE_MODEL

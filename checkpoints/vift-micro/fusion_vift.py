@@ -85,6 +85,7 @@ class FusionPlan:
     whole: FusionEdit  # the edit of all tokens, before any expansion
     batch_size: int  # B
     length: int  # S
+    asked: bool = field(default=False, init=False)  # for the edit of a forward pass
 
     def edit(self, batch_size: int, length: int, offset: int) -> FusionEdit | None:
         """The part that falls on tokens offset ... offset + length - 1 of a batch expanded to `batch_size` rows."""

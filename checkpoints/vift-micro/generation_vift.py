@@ -90,15 +90,27 @@ class FusedGeneration:
                 `input_ids`; `past_key_values` with only the new ids; a paged cache.
         """
         overrides = {name: kwargs.pop(name) for name in list(kwargs) if name in OVERRIDES or name[:7] == "fusion_"}
-        if isinstance(kwargs.get("custom_generate"), str):  # a repository's generate() in the place of this one
-            given = overrides | {"fusion": fusion, "text_stream": text_stream}
-            kwargs |= {name: value for name, value in given.items() if value is not None}
-            return super().generate(inputs, generation_config, **kwargs)
-        settings = resolve_fusion(self.fusion_config, fusion, **overrides)
+        if isinstance(custom := kwargs.get("custom_generate"), str):  # a repository's, in the place of this one
+            loading = {name: value for name, value in kwargs.items() if name != "custom_generate"}
+            if hasattr(self.load_custom_generate(custom, **loading), "fuses"):  # generate.py of ours
+                given = overrides | {"fusion": fusion, "text_stream": text_stream}
+                kwargs |= {name: value for name, value in given.items() if value is not None}
+                return super().generate(inputs, generation_config, **kwargs)
+        model, outer = running_plan()
+        if model is self and fusion is None and not overrides:  # within another generate(): as that one
+            settings = None if outer is None else outer.settings
+        else:
+            settings = resolve_fusion(self.fusion_config, fusion, **overrides)
         prompt = self._prompt_to_fuse(settings, inputs, generation_config, text_stream, kwargs)
         plan = None if prompt is None else self._plan_fusion(settings, **prompt)
         with running(self, plan):
-            return super().generate(inputs, generation_config, **kwargs)
+            output = super().generate(inputs, generation_config, **kwargs)
+        if plan is not None and not plan.asked:
+            decoder = f"custom_generate={custom!r}" if custom else f"generate() of {type(self).__name__}"
+            raise ValueError(f"{decoder} made nothing of the fusion: it runs the model by itself; pass fusion=False")
+        if model is self and outer is not None:
+            outer.asked = True
+        return output
 
     def _prompt_to_fuse(self, settings, inputs, generation_config, text_stream, kwargs) -> dict | None:
         """Arguments of `_plan_fusion`, or None when nothing is to be fused; raises what `generate()` refuses."""
@@ -157,6 +169,7 @@ class FusedGeneration:
         (model, plan), cached = running_plan(), kwargs.get("use_cache", True)
         if plan is None or model is not self:
             return model_inputs
+        plan.asked = True
         if plan.settings.answer and input_ids.shape[1] > plan.length:  # longer by the answer's tokens
             mask = kwargs.get("attention_mask")  # generate() drops one without zeros
             mask = torch.ones_like(input_ids) if mask is None else mask
