@@ -26,7 +26,7 @@ from .text_run_vift import AnswerRun, FreshRun, TextStream, record
 
 def _fuse_embeddings(module, args, kwargs):
     """Pre-hook of the language model: its input embeddings are the input of layer 0."""
-    if kwargs.get("fusion") is None:
+    if kwargs.get("fusion") is None or kwargs.get("inputs_embeds") is None:  # a model that embeds inside (Chameleon)
         return None
     return args, kwargs | {"inputs_embeds": kwargs["fusion"](0, kwargs["inputs_embeds"])}
 

@@ -53,7 +53,8 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32", a
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **where)
         processor = AutoProcessor.from_pretrained(name, **where)
     except Exception as error:  # a damaged file raises whatever its reader raises
-        raise UserError(f"{given} does not load ({first_line(error)})") from error
+        advice = "; pip install 'vift[vlm]', as docs/families.md says" if isinstance(error, ImportError) else ""
+        raise UserError(f"{given} does not load ({first_line(error)}){advice}") from error
     if model.num_parameters() < SMALL:
         torch.set_num_threads(1)
     return model.eval(), processor
