@@ -55,6 +55,9 @@ class VIFTConfig(LlavaConfig):
         fusion_answer (`bool`, defaults to `False`):
             Fuse the answer's own tokens too, as they are decoded (the paper fuses the prompt only): each goes through
             the text run as well, up to the highest fused layer. Not with rules that read an image run.
+        fusion_skip_first (`bool`, defaults to `False`):
+            Leave the text run's first token out. In many pretrained language models it is an attention sink, with a
+            norm some hundred times the others': "all" writes it onto itself, "reference" onto an image token.
         fusion_presets (`dict[str, dict]`): named overrides: `generate(..., fusion="reasoning")`.
         image_wrapper_token_ids (`list[int]`, defaults to `[]`):
             Ids that only wrap an image (such as `<|vision_start|>`) and are dropped from the text run with it.
@@ -78,6 +81,7 @@ class VIFTConfig(LlavaConfig):
     fusion_span: Any = "all"
     fusion_norm: bool = False
     fusion_answer: bool = False
+    fusion_skip_first: bool = False
     fusion_presets: Any = None
     image_wrapper_token_ids: Any = None
 

@@ -233,7 +233,7 @@ def describe(settings: FusionSettings) -> dict:
         "fusion_span": settings.span,
         "fusion_norm": settings.norm,
         "fusion_answer": settings.answer,
-    }
+    } | ({"fusion_skip_first": True} if settings.skip_first else {})
 
 
 def in_words(fusion: dict) -> str:
@@ -248,6 +248,7 @@ def in_words(fusion: dict) -> str:
     words += [] if fusion["fusion_span"] == "all" else [f"span {fusion['fusion_span']}"]
     words += ["norm kept"] if fusion["fusion_norm"] else []
     words += ["the answer too"] if fusion["fusion_answer"] else []
+    words += ["without the first token"] if fusion.get("fusion_skip_first") else []
     return ", ".join(words)
 
 
