@@ -95,7 +95,7 @@ def test_pairs_of_ones_own(tmp_path, tiny_checkpoint, monkeypatch):
     [
         (["--n", "5"], "--n=5 must be at least 40"),
         (["--data", "nowhere.jsonl"], "--data=nowhere.jsonl can't be read"),
-        (["--n", "50", "--k", "60"], "--k=60 must be in 1 ... 49"),
+        (["--n", "50", "--k", "60"], "--k=60 must be in 1 ... 46"),
         (["--donor", "x"], "--donor needs --interventions"),
         (["--dtype", "float3"], "dtype='float3' must be one of auto, float32"),
     ],
