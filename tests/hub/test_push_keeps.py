@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from tests.hub.test_push import VIFT_PUSH, in_process, refused, unchecked  # noqa: F401
 from tests.hub.user import BUNDLED, environment
-from tests.imports import PYPROJECT
+from tests.imports import PYPROJECT, ROOT
 from vift_hub import card, convert, join, stage
 
 INDEX = [{"name": "m", "results": [{"task": {"type": "t"}, "dataset": {"type": "d", "name": "d"},
@@ -46,50 +46,85 @@ def test_scores_and_hand_written_text_of_the_source_are_published(hub, in_proces
     in_process([str(source), "org/kept"])
     data, text = parts(hub.files("org/kept")["README.md"])
     assert data["model-index"] == INDEX and data["license"] == "mit" and {"digits", "vift"} <= set(data["tags"])
-    assert text.strip().startswith("# Ours\n\nwritten by hand") and "## Quick start" in text
-    assert len(re.findall(r"^# \w", re.sub(r"```.*?```", "", text, flags=re.S), re.M)) == 1, "one title"
+    assert text.strip() == "# Ours\n\nwritten by hand"
     assert hub.files("org/kept")[".eval_results/world.yaml"].decode() == SCORES
-    assert "not published: limits.md, training_data.md" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"{source}/README.md is kept whole, a person wrote it" in out
+    assert "not published: limits.md, training_data.md" in out
+    (source / "README.md").write_text(readme(f"before\n\n{''.join(card.MARKS)}\n\nafter", **{"model-index": INDEX}))
+    in_process([str(source), "org/marked"])
+    text = parts(hub.files("org/marked")["README.md"])[1]
+    assert re.fullmatch(r"before\n.*## Quick start.*\nafter", text.strip(), re.DOTALL)
+
+
+def test_a_card_with_a_title_only_is_filled_in(hub, in_process, unchecked, source):  # noqa: F811
+    """Which is what `vift-card` writes where there is no card."""
+    (source / "README.md").write_text(readme("# org/m", **{"model-index": INDEX}))
+    in_process([str(source), "org/title"])
+    data, text = parts(hub.files("org/title")["README.md"])
+    assert data["model-index"] == INDEX and "## Quick start" in text and "# org/m\n" not in text
 
 
 def test_an_update_keeps_the_repositorys_text_scores_and_foreign_files(hub, in_process, unchecked, source, capsys):  # noqa: F811
-    other = [INDEX[0] | {"results": [INDEX[0]["results"][0] | {"dataset": {"type": "other", "name": "o"}}]}]
+    result = INDEX[0]["results"][0]
+    other = [INDEX[0] | {"results": [result | {"dataset": {"type": "other", "name": "o"}}, result | {"metrics": []}]},
+             {"name": "n", "results": []}]  # fmt: skip
     foreign = {"handler.py": b"", "tools/old_vift.py": b"", "training_args.bin": b"", "onnx/model.safetensors": b"x",
-               "adapter.safetensors": b"x", "extra.jinja": b"", ".eval_results/old.yaml": b""}  # fmt: skip
+               "adapter.safetensors": b"x", "extra.jinja": b"", ".eval_results/old.yaml": b"",
+               "notes/custom_generate/old_vift.py": b""}  # fmt: skip
     ours = {"old_vift.py": b"", "custom_generate/old_vift.py": b"", "model-00001-of-00002.safetensors": b"x"}
-    theirs = readme("# Theirs\n\nnews", **{"model-index": other, "datasets": ["org/world"]})
+    theirs = readme("# Theirs\n\nnews", **{"model-index": other, "datasets": ["org/world"], "license": "cc0-1.0"})
     hub.put("org/updated", {"README.md": theirs.encode(), **foreign, **ours})
     calls = len(hub.log)
     in_process([str(source), "org/updated", "--update", "--dry-run"])
     out = capsys.readouterr().out
     assert set(re.findall(r"deletes +(\S+)", out)) == set(ours)
+    assert re.search(r"\d  README.md \(replaces\)\n", out) and re.search(r"\d  config.json\n", out)
     assert all(call.split()[0] in ("GET", "HEAD") for call in hub.log[calls:])
     for _ in range(2):  # and a second update adds nothing
         in_process([str(source), "org/updated", "--update"])
         files = hub.files("org/updated")
         assert set(foreign) <= set(files) and not set(ours) & set(files)
         data, text = parts(files["README.md"])
-        assert data["model-index"] == [INDEX[0] | {"results": [*other[0]["results"], *INDEX[0]["results"]]}]
-        assert data["datasets"] == ["org/world"] and data["license"] == "mit"
-        assert [text.count(part) for part in ("news", "written by hand", "## Quick start")] == [1, 1, 1]
+        of_name = {model["name"]: model["results"] for model in data["model-index"]}
+        assert of_name.keys() == {"m", "n"} and len(of_name["m"]) == 2
+        assert result in of_name["m"] and other[0]["results"][0] in of_name["m"], (
+            "a newer score of one question counts"
+        )
+        assert data["datasets"] == ["org/world"] and data["license"] == "cc0-1.0"
+        assert text.strip() == "# Theirs\n\nnews"
+        out = capsys.readouterr().out
+        assert "README.md of org/updated is kept whole, a person wrote it" in out
+        assert f"{source}/README.md: left out, because README.md of org/updated says otherwise: license, text" in out
 
 
-def test_what_people_write_around_and_into_the_published_card_is_kept(hub, in_process, unchecked, capsys):  # noqa: F811
+def test_what_people_write_around_the_published_card_is_kept_and_what_is_in_it_renewed(hub, in_process, unchecked):  # noqa: F811
     in_process([str(BUNDLED), "org/edited"])
     first = hub.files("org/edited")
-    around = first["README.md"] + b"\n## News\n\nafter it\n"
+    around = first["README.md"].replace(b"license: apache-2.0", b"license: mit\nlanguage: de")
+    around = around.replace(b"## Limits\n", b"## Limits\n\n- an old limit\n") + b"\n## News\n\nafter it\n"
     hub.put("org/edited", first | {"README.md": around.replace(b"\n", b"\r\n")})
     in_process([str(BUNDLED), "org/edited", "--update"])
     text = hub.files("org/edited")["README.md"].decode()
+    data = parts(text.encode())[0]
     assert text.strip().endswith("## News\n\nafter it") and text.count("## Quick start") == 1
+    assert "an old limit" not in text and (data["license"], data["language"]) == ("mit", "de")
     revisions = [re.search(r'revision = .*"(\w{40})"', one)[1] for one in (text, first["README.md"].decode())]
     assert revisions[0] != revisions[1], "the snippets are pinned anew"
-    inside = text.replace("## Limits\n", "## Limits\n\n- not at night\n")
-    hub.put("org/edited", hub.files("org/edited") | {"README.md": inside.encode()})
-    in_process([str(BUNDLED), "org/edited", "--update"])
-    text = hub.files("org/edited")["README.md"].decode()
-    assert "not at night" in text and text.count("## Quick start") == 1
-    assert "README.md of org/edited: its generated part was edited by hand" in capsys.readouterr().out
+
+
+def test_what_people_set_in_a_spaces_header_is_kept(hub, in_process, unchecked, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "README.md").write_text(readme("ours", sdk="gradio", title="t"))
+    in_process([str(BUNDLED), "org/page", "--space", str(tmp_path)])
+    theirs = readme("theirs", sdk="gradio", title="t", models=["org/page"]).encode()
+    hub.repos["space", "org/page"].commit("main", {"README.md": theirs, "kept.py": b"x"})
+    in_process([str(BUNDLED), "org/page", "--update", "--space", str(tmp_path), "--dry-run"])
+    assert "README.md (Space) (replaces)" in capsys.readouterr().out
+    in_process([str(BUNDLED), "org/page", "--update", "--space", str(tmp_path)])
+    files = hub.files("org/page", repo_type="space")
+    data, text = parts(files["README.md"])
+    assert files["kept.py"] == b"x" and data == {"sdk": "gradio", "title": "t", "models": ["org/page"]}
+    assert text.strip() == "ours"
 
 
 def test_a_trainers_card_is_replaced_and_a_broken_one_refused(hub, in_process, unchecked, source, capsys):  # noqa: F811
@@ -97,10 +132,13 @@ def test_a_trainers_card_is_replaced_and_a_broken_one_refused(hub, in_process, u
     in_process([str(source), "org/trained"])
     data, text = parts(hub.files("org/trained")["README.md"])
     assert "Trained by" not in text and "digits" in data["tags"]
-    (source / "README.md").write_text("---\ntags: [a\n---\nhello\n")
-    error = refused(capsys, in_process, source, "org/broken-card")
-    assert f"{source}/README.md: its metadata are no YAML" in error and hub.files("org/broken-card") is None
-    (source / "README.md").write_text("hello")
+    for broken in ("---\ntags: [a\n---\nhello\n", "---\n- a\n---\n", readme("", **{"model-index": [{"name": "m"}]})):
+        (source / "README.md").write_text(broken)
+        assert f"{source}/README.md is no model card" in refused(capsys, in_process, source, "org/broken-card")
+    hub.put("org/broken-card", {"README.md": b"\xff"})
+    shutil.copy(BUNDLED / "limits.md", source / "README.md")
+    error = refused(capsys, in_process, source, "org/broken-card", "--update")
+    assert "README.md of org/broken-card is no model card" in error
     (source / ".eval_results" / "world.yaml").write_text("- value: 3\n")
     assert "world.yaml is not in the Hub's format" in refused(capsys, in_process, source, "org/broken-card")
 
@@ -153,3 +191,4 @@ def test_what_push_and_convert_read_beside_their_code_is_in_the_wheel():
     patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
     for file in (card.TEMPLATE, join.CHAT_TEMPLATE, convert.VICUNA):
         assert file.parent == Path(card.__file__).parent and any(file.match(pattern) for pattern in patterns), file
+    assert card.TEMPLATE.resolve() == ROOT / "model_card.md", "the packaged copy is the file on top"
