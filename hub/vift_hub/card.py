@@ -6,13 +6,16 @@ Both stand between two marks that Markdown does not show: `renew` writes anew wh
 around them and into the metadata. A card with text and without marks is a person's, and is kept whole.
 """
 
+import contextlib
 import json
 import re
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData, RepoCard
+from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -162,3 +165,18 @@ def training_card(repo: str, what: str, tags: list[str]) -> ModelCard:
     data = ModelCardData(library_name="transformers", pipeline_tag="image-text-to-text", tags=tags)
     text = TRAINING_CARD.format(name=repo.split("/")[-1], repo=repo, what=what, versions=versions)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{marked(text)}")
+
+
+def save_training_card(new: ModelCard, file: Path, repo: str | None = None, token=None) -> None:
+    """
+    `new` renews what is in `file` or, where that does not exist yet, in `repo` on the Hub. What cannot be read stays
+    as it is, with a warning: a run does not end on it.
+    """
+    try:
+        cards = {str(file): read(file.read_bytes(), file)} if file.exists() else {}
+        if repo and not cards:
+            with contextlib.suppress(EntryNotFoundError):
+                cards = {f"README.md of {repo}": RepoCard.load(repo, token=token)}
+        renew(new, cards)[0].save(file)
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        warnings.warn(f"no model card is written: {error}", stacklevel=2)

@@ -1,18 +1,19 @@
 """What `vift-card` and people wrote survives `vift-push`, in the source and in the repository that is updated."""
 
+import os
 import re
 import shutil
 import signal
-import subprocess
-import time
+import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
 from huggingface_hub import constants
 
-from tests.hub.test_push import VIFT_PUSH, in_process, refused, unchecked  # noqa: F401
-from tests.hub.user import BUNDLED, environment
+from tests.hub.test_push import refused
+from tests.hub.user import BUNDLED
 from tests.imports import PYPROJECT, ROOT
 from vift_hub import card, convert, join, stage
 
@@ -42,7 +43,7 @@ def source(tmp_path):
     return source
 
 
-def test_scores_and_hand_written_text_of_the_source_are_published(hub, in_process, unchecked, source, capsys):  # noqa: F811
+def test_scores_and_hand_written_text_of_the_source_are_published(hub, in_process, unchecked, source, capsys):
     in_process([str(source), "org/kept"])
     data, text = parts(hub.files("org/kept")["README.md"])
     assert data["model-index"] == INDEX and data["license"] == "mit" and {"digits", "vift"} <= set(data["tags"])
@@ -57,7 +58,7 @@ def test_scores_and_hand_written_text_of_the_source_are_published(hub, in_proces
     assert re.fullmatch(r"before\n.*## Quick start.*\nafter", text.strip(), re.DOTALL)
 
 
-def test_a_card_with_a_title_only_is_filled_in(hub, in_process, unchecked, source):  # noqa: F811
+def test_a_card_with_a_title_only_is_filled_in(hub, in_process, unchecked, source):
     """Which is what `vift-card` writes where there is no card."""
     (source / "README.md").write_text(readme("# org/m", **{"model-index": INDEX}))
     in_process([str(source), "org/title"])
@@ -65,7 +66,7 @@ def test_a_card_with_a_title_only_is_filled_in(hub, in_process, unchecked, sourc
     assert data["model-index"] == INDEX and "## Quick start" in text and "# org/m\n" not in text
 
 
-def test_an_update_keeps_the_repositorys_text_scores_and_foreign_files(hub, in_process, unchecked, source, capsys):  # noqa: F811
+def test_an_update_keeps_the_repositorys_text_scores_and_foreign_files(hub, in_process, unchecked, source, capsys):
     result = INDEX[0]["results"][0]
     other = [INDEX[0] | {"results": [result | {"dataset": {"type": "other", "name": "o"}}, result | {"metrics": []}]},
              {"name": "n", "results": []}]  # fmt: skip
@@ -98,7 +99,7 @@ def test_an_update_keeps_the_repositorys_text_scores_and_foreign_files(hub, in_p
         assert f"{source}/README.md: left out, because README.md of org/updated says otherwise: license, text" in out
 
 
-def test_what_people_write_around_the_published_card_is_kept_and_what_is_in_it_renewed(hub, in_process, unchecked):  # noqa: F811
+def test_what_people_write_around_the_published_card_is_kept_and_what_is_in_it_renewed(hub, in_process, unchecked):
     in_process([str(BUNDLED), "org/edited"])
     first = hub.files("org/edited")
     around = first["README.md"].replace(b"license: apache-2.0", b"license: mit\nlanguage: de")
@@ -113,7 +114,7 @@ def test_what_people_write_around_the_published_card_is_kept_and_what_is_in_it_r
     assert revisions[0] != revisions[1], "the snippets are pinned anew"
 
 
-def test_what_people_set_in_a_spaces_header_is_kept(hub, in_process, unchecked, tmp_path, capsys):  # noqa: F811
+def test_what_people_set_in_a_spaces_header_is_kept(hub, in_process, unchecked, tmp_path, capsys):
     (tmp_path / "README.md").write_text(readme("ours", sdk="gradio", title="t"))
     in_process([str(BUNDLED), "org/page", "--space", str(tmp_path)])
     theirs = readme("theirs", sdk="gradio", title="t", models=["org/page"]).encode()
@@ -127,7 +128,7 @@ def test_what_people_set_in_a_spaces_header_is_kept(hub, in_process, unchecked, 
     assert text.strip() == "ours"
 
 
-def test_a_trainers_card_is_replaced_and_a_broken_one_refused(hub, in_process, unchecked, source, capsys):  # noqa: F811
+def test_a_trainers_card_is_replaced_and_a_broken_one_refused(hub, in_process, unchecked, source, capsys):
     card.training_card("org/trained", "stage 2", ["digits"]).save(source / "README.md")
     in_process([str(source), "org/trained"])
     data, text = parts(hub.files("org/trained")["README.md"])
@@ -145,7 +146,7 @@ def test_a_trainers_card_is_replaced_and_a_broken_one_refused(hub, in_process, u
 
 def test_a_bad_token_or_a_forgotten_update_is_found_before_the_model_is_loaded(
     hub,
-    in_process,  # noqa: F811
+    in_process,
     monkeypatch,
     capsys,
 ):
@@ -161,23 +162,30 @@ def test_a_bad_token_or_a_forgotten_update_is_found_before_the_model_is_loaded(
     assert "no token" in refused(capsys, in_process, BUNDLED, "org/new")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_terminated_upload_cleans_up_as_an_interrupted_one(hub, in_process, tmp_path, name):  # noqa: F811
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminated_upload_cleans_up_as_an_interrupted_one(
+    hub, in_process, unchecked, tmp_path, monkeypatch, capsys, number
+):
     hub.blobs.clear()
     hub.stall_uploads, calls = True, len(hub.log)
-    (tmp_path / "staging").mkdir()
-    env = environment(hub, tmp_path, TMPDIR=str(tmp_path / "staging"))
-    process = subprocess.Popen([*VIFT_PUSH, str(BUNDLED), "org/ended"], env=env, cwd=tmp_path, stderr=subprocess.PIPE)
-    while not any(call.startswith("PUT /lfs/") for call in hub.log[calls:]):
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(getattr(signal, name))
-    error = process.communicate(timeout=60)[1].decode()
-    assert process.returncode == 128 + getattr(signal, name) and "interrupted; nothing was published" in error
-    assert hub.files("org/ended") is None and not [*(tmp_path / "staging").glob("tmp*")]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def stop():
+        while not any(call.startswith("PUT /lfs/") for call in hub.log[calls:]):
+            threading.Event().wait(0.05)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        threading.Thread(target=stop, daemon=True).start()
+        error = refused(capsys, in_process, BUNDLED, "org/ended", status=128 + number)
+    finally:
+        signal.signal(number, before)
+    assert "interrupted; nothing was published" in error
+    assert hub.files("org/ended") is None and not [*tmp_path.iterdir()]
 
 
-def test_a_full_disk_while_staging_is_one_line(hub, in_process, monkeypatch, capsys):  # noqa: F811
+def test_a_full_disk_while_staging_is_one_line(hub, in_process, monkeypatch, capsys):
     def full(*args):
         raise OSError(28, "No space left on device", "model.safetensors")
 
@@ -185,6 +193,22 @@ def test_a_full_disk_while_staging_is_one_line(hub, in_process, monkeypatch, cap
     error = refused(capsys, in_process, BUNDLED, "org/full")
     assert "nothing was published: staging in /" in error and "bytes free; TMPDIR" in error
     assert "No space left on device" in error and "model.safetensors" in error and hub.files("org/full") is None
+
+
+def test_a_training_run_keeps_the_card_of_a_person(tmp_path, monkeypatch):
+    new, file = card.training_card("org/run", "stage 2", []), tmp_path / "README.md"
+    for text in (readme("by hand", license="mit"), str(new) + "\nby hand\n"):
+        file.write_text(text)
+        card.save_training_card(new, file)
+        assert "by hand" in file.read_text() and file.read_text().count("Quick start") == text.count("Quick start")
+    file.write_bytes(b"\xff")
+    with pytest.warns(UserWarning, match="README.md is no model card"):
+        card.save_training_card(new, file)
+    assert file.read_bytes() == b"\xff"
+    file.unlink()
+    monkeypatch.setattr(card.RepoCard, "load", lambda repo, token: card.read(readme("on the Hub").encode(), repo))
+    card.save_training_card(new, file, "org/run")
+    assert "on the Hub" in file.read_text() and "pipeline_tag" in file.read_text()
 
 
 def test_what_push_and_convert_read_beside_their_code_is_in_the_wheel():
