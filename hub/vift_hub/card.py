@@ -19,10 +19,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
-MARKS = (
-    "<!-- vift: generated from here on; text outside the two marks is kept -->",
-    "<!-- vift: end of what is generated -->",
-)
+# comments of Markdown, each after an empty line
+MARKS = ("[//]: # (vift: generated from here on; text outside these two lines is kept)", "[//]: # (vift: end)")
 BLOCK = re.compile("(.*?)".join(map(re.escape, MARKS)), re.DOTALL)
 NOT_GIVEN = {
     "training_data": "Not stated for this model.",
@@ -144,7 +142,9 @@ def renew(generated: RepoCard, cards: dict[str, RepoCard]) -> tuple[RepoCard, li
     *_, kept = [None, *texts]
     text = BLOCK.sub(lambda _: generated.text.strip(), cards[kept].text, count=1) if kept else generated.text
     if not BLOCK.search(text):
-        notes.append(f"{kept} is kept whole, a person wrote it; for a filled-in card, put in: {''.join(MARKS)}")
+        notes.append(
+            f"{kept} is kept whole, a person wrote it; for a filled-in card, put in two lines: {' '.join(MARKS)}"
+        )
     for name, card in cards.items():
         left = [key for key, value in card.data.to_dict().items() if isinstance(value, str) and data[key] != value]
         if left := left + ["text"] * (texts.get(name) not in (None, texts.get(kept))):

@@ -42,33 +42,40 @@ ORIGINAL_NAMES = {
     "lm_head.": "lm_head.",
     "model.": "model.language_model.",
 }
-FILES = ("*config.json", "tokenizer.json", "*.index.json", "*.safetensors")  # of a model; others are a person's
+FILES = (
+    "config.json",
+    "*_config.json",
+    "tokenizer.json",
+    "*.index.json",
+    "*.safetensors",
+)  # of a model; others are a person's
 LANGUAGE_MODELS = {"llava": "llama", "llava_llama": "llama", "bunny-qwen2": "qwen2", "bunny-qwen": "qwen2",
                    "bunny-llama": "llama", "bunny-mistral": "mistral", "bunny-phi3": "phi3"}  # fmt: skip
 
 
-def read_config(source: Path) -> dict:
+def read_config(source: Path, kind: str | None = None, hint: str = "") -> dict:
     """
     config.json of a folder whose other files can be read, too.
 
     Raises:
-        ValueError: a file is missing or broken, or a LLaVA without tower or language model; it names the file.
+        ValueError: a file is missing or broken, or a LLaVA without tower or language model (it names the file); a
+            `model_type` other than `kind` (`hint` says what would do).
     """
+    if not (source / "config.json").is_file():
+        raise ValueError(f"source={source} holds no config.json")
     config = None
     for file in (file for pattern in FILES for file in sorted(source.glob(pattern))):
         try:
-            found = (
-                json.loads(file.read_bytes()) if file.suffix == ".json" else {"header": safe_open(file, "pt").keys()}
-            )
+            found = json.loads(file.read_bytes()) if file.suffix == ".json" else {"": safe_open(file, "pt")}
         except (ValueError, OSError, SafetensorError) as error:
             raise ValueError(f"{file} does not load: {error}") from error
         if not isinstance(found, dict):
             raise ValueError(f"{file} holds a {type(found).__name__}, not names with values")
-        config = found if file.name == "config.json" else config
-    if config is None:
-        raise ValueError(f"source={source} holds no config.json")
-    parts = () if "mm_projector_type" in config else ("vision_config", "text_config")
-    for part in parts if config.get("model_type") in ("llava", "vift") else ():
+        config = found if config is None else config
+        if kind not in (None, config.get("model_type")):
+            raise ValueError(f"source={source} is a {config.get('model_type')!r}, {hint}")
+    parts = ("vision_config", "text_config") if config.get("model_type") in ("llava", "vift") else ()
+    for part in parts if "mm_projector_type" not in config else ():
         if not isinstance(config.get(part), dict):  # transformers would take LLaVA-1.5's
             raise ValueError(f"{source / 'config.json'} has no {part}")
     return config
@@ -100,9 +107,7 @@ def to_llava(source: Path):
     Raises:
         ValueError: not a VIFT; weights that are missing or left over.
     """
-    config = read_config(source)
-    if config.get("model_type") != "vift":
-        raise ValueError(f"source={source} is a {config.get('model_type')!r}, not a VIFT")
+    read_config(source, "vift", "not a VIFT")
     fields = VIFTConfig.from_pretrained(source).to_dict()
     dropped = ("model_type", "architectures", "auto_map", "image_wrapper_token_ids")
     fields = {n: value for n, value in fields.items() if n not in dropped and not n.startswith("fusion_")}
@@ -115,16 +120,14 @@ def read(cls, source: Path, config):
     all_there(source, loading)
     processor, vision = LlavaProcessor.from_pretrained(source), config.vision_config
     # old configs and processors do not say how many tokens an image has (transformers takes 576): the tower does
-    height, width = vision.image_size if isinstance(vision.image_size, list | tuple) else [vision.image_size] * 2
+    size = [vision.image_size] * 2 if isinstance(vision.image_size, int) else vision.image_size
     with torch.no_grad():
-        picture = torch.zeros(1, vision.num_channels, height, width, dtype=model.dtype)
-        config.image_seq_length = model.config.image_seq_length = len(
-            model.get_image_features(picture).pooler_output[0]
-        )
+        features = model.get_image_features(torch.zeros(1, vision.num_channels, *size, dtype=model.dtype))
+    config.image_seq_length = model.config.image_seq_length = len(features.pooler_output[0])
     processor.patch_size = vision.patch_size
     processor.vision_feature_select_strategy = config.vision_feature_select_strategy
     processor.num_additional_image_tokens = 0
-    processor.num_additional_image_tokens = config.image_seq_length - tokens_per_image(processor, height, width)
+    processor.num_additional_image_tokens = config.image_seq_length - tokens_per_image(processor, *size)
     return model, processor
 
 

@@ -32,8 +32,7 @@ def load(source: Path):
     Raises:
         ValueError: not a VIFT, or weights missing, left over or of another shape; no chat template.
     """
-    if (kind := read_config(source).get("model_type")) != "vift":
-        raise ValueError(f"source={source} is a {kind!r}, not a VIFT: vift-convert makes one")
+    read_config(source, "vift", "not a VIFT: vift-convert makes one")
     try:
         model, processor = read(VIFTForConditionalGeneration, source, VIFTConfig.from_pretrained(source))
     except Exception as error:  # whatever a file that is broken makes its reader raise

@@ -52,7 +52,7 @@ def test_scores_and_hand_written_text_of_the_source_are_published(hub, in_proces
     out = capsys.readouterr().out
     assert f"{source}/README.md is kept whole, a person wrote it" in out
     assert "not published: limits.md, training_data.md" in out
-    (source / "README.md").write_text(readme(f"before\n\n{''.join(card.MARKS)}\n\nafter", **{"model-index": INDEX}))
+    (source / "README.md").write_text(readme("\n\n".join(["before", *card.MARKS, "after"]), **{"model-index": INDEX}))
     in_process([str(source), "org/marked"])
     text = parts(hub.files("org/marked")["README.md"])[1]
     assert re.fullmatch(r"before\n.*## Quick start.*\nafter", text.strip(), re.DOTALL)
