@@ -75,7 +75,7 @@ def section(name: str, file: Path | None) -> str:
         return NOT_GIVEN[name]
     if not file.is_file():
         raise ValueError(f"{name}={file} is no file")
-    text = re.sub(r"\A\s*#+ [^\n]*\n", "", file.read_text(encoding="utf-8"))
+    text = re.sub(r"\A\s*#+ [^\n]*\n", "", read(file.read_bytes(), f"{name}={file}").text)
     text = re.sub(r"^!\[[^\n]*\n+", "", text, flags=re.MULTILINE)
     return re.sub(r"^(#+ )", r"##\1", text, flags=re.MULTILINE).strip()
 
@@ -109,7 +109,7 @@ def read(content: bytes, name) -> RepoCard:
         text = text if REGEX_YAML_BLOCK.search(text) else f"---\n{{}}\n---\n{text}"
         return ModelCard(text) and RepoCard(text)  # the first checks `model-index`, the second keeps it as it is
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise ValueError(f"{name} is no model card: {error}") from error
+        raise ValueError(f"{name} is no Markdown of the Hub's format: {error}") from error
 
 
 def merge(old: dict, kept: dict) -> dict:

@@ -50,9 +50,9 @@ def explain(error: Exception, repo_id: str) -> str:
 
 def add_all(folder: Path) -> dict[str, CommitOperationAdd]:
     """Path in the repository -> upload."""
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and not {"__pycache__", ".git"} & set(f.parts))
-    names = [file.relative_to(folder).as_posix() for file in files]
-    return {name: CommitOperationAdd(name, str(file)) for name, file in zip(names, files)}
+    files = {file.relative_to(folder): str(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    files = {name.as_posix(): file for name, file in files.items() if not {"__pycache__", ".git"} & set(name.parts)}
+    return {name: CommitOperationAdd(name, file) for name, file in files.items()}
 
 
 def look(api: HfApi, repo_id: str, repo_type="model", revision="main", update=False):
@@ -61,7 +61,6 @@ def look(api: HfApi, repo_id: str, repo_type="model", revision="main", update=Fa
 
     Raises:
         PushError: it holds files and `update` is not given, or there is no such branch.
-        ValueError: its README.md is broken.
     """
     if not api.repo_exists(repo_id, repo_type=repo_type):
         if revision != "main":
@@ -86,10 +85,7 @@ def may_write(api: HfApi, repo_id: str) -> None:
     """Raises PushError where there is no token, or one that cannot write to `repo_id`."""
     if get_token() is None:
         raise PushError("no token: run `hf auth login`, or set HF_TOKEN to one that can write")
-    try:
-        user = api.whoami()
-    except HUB_ERRORS as error:
-        raise PushError(f"nothing was published: {explain(error, repo_id)}") from error
+    user = api.whoami()
     read_only = user.get("auth", {}).get("accessToken", {}).get("role") == "read"
     if read_only or repo_id.split("/")[0] not in (user["name"], *(one["name"] for one in user.get("orgs", ()))):
         raise PushError(f"nothing was published: this token has no permission to write to {repo_id}")
@@ -141,8 +137,7 @@ def push(args: argparse.Namespace, done: list[str]) -> None:
     """`done` tells what was published when this breaks off."""
     validate_repo_id(args.repo_id)
     page = None if args.space is None else space_card(args.space)
-    names = ("training_data", "evaluation", "limits")
-    values = {name: card.section(name, getattr(args, name)) for name in names}
+    values = {name: card.section(name, getattr(args, name)) for name in card.NOT_GIVEN}
     scores, own = stage.score_files(args.source, args.eval_results), args.source / "README.md"
     cards = {str(own): card.read(own.read_bytes(), own)} if own.is_file() else {}
     api, seen = HfApi(), dict.fromkeys(("model", "space")[: 1 + bool(page)], (None, set(), None))
@@ -150,11 +145,8 @@ def push(args: argparse.Namespace, done: list[str]) -> None:
         if not args.dry_run:
             may_write(api, args.repo_id)
         if args.update or not args.dry_run:
-            try:
-                for kind, revision in zip(seen, (args.revision, "main")):
-                    seen[kind] = look(api, args.repo_id, kind, revision, args.update)
-            except HUB_ERRORS as error:
-                raise PushError(f"nothing was published: {explain(error, args.repo_id)}") from error
+            for kind, revision in zip(seen, (args.revision, "main")):
+                seen[kind] = look(api, args.repo_id, kind, revision, args.update)
         head, there, theirs = seen["model"]
         cards |= {f"README.md of {args.repo_id}": theirs} if theirs else {}
         model, processor = stage.load(args.source)
@@ -179,8 +171,7 @@ def push(args: argparse.Namespace, done: list[str]) -> None:
         uploads = {"model": add_all(folder)} | ({"space": add_all(args.space)} if page else {})
         deleted = sorted(path for path in there - set(uploads["model"]) if OURS.fullmatch(path))
         notes += [f"{'deletes' if args.dry_run else 'deleting':>14s}  {path}" for path in deleted]
-        for note in notes:
-            print(note)
+        print(*(f"{note}\n" for note in notes), sep="", end="")
         if page and (old := seen["space"][2]):  # settings that people made on the Hub stay, the text is the folder's
             page.data = CardData(**card.merge(old.data.to_dict(), page.data.to_dict()))
             uploads["space"]["README.md"] = CommitOperationAdd("README.md", str(page).encode())
@@ -206,9 +197,9 @@ def push(args: argparse.Namespace, done: list[str]) -> None:
             raise PushError(f"{unpinned}: {explain(error, args.repo_id)}") from error
         if page:
             options = {"repo_type": "space", "private": args.private, "space_sdk": page.data["sdk"]}
-            operations = [*uploads["space"].values()]
+            place = (args.repo_id, seen["space"][0], "Publish the Space")
             try:
-                commit = publish(api, operations, args.repo_id, seen["space"][0], "Publish the Space", **options)
+                commit = publish(api, [*uploads["space"].values()], *place, **options)
             except PushError as error:
                 raise PushError(f"the model is published, its Space is not: {error}") from error
             print(f"published the Space {args.repo_id}, revision {commit}")
@@ -241,6 +232,8 @@ def main(argv: list[str] | None = None) -> None:
             signal.signal(number, stop)
     try:
         push(args, done)
+    except (HfHubHTTPError, httpx.HTTPError) as error:
+        parser.exit(2, f"vift-push: error: nothing was published: {explain(error, args.repo_id)}\n")
     except (PushError, HFValidationError, ValueError, OSError) as error:
         parser.exit(2, f"vift-push: error: {' '.join(str(error).split())}\n")
     except KeyboardInterrupt as stopped:

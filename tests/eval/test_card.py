@@ -97,7 +97,10 @@ def test_scores_of_other_origin_stay_and_two_tasks_on_one_data_set_keep_their_na
     names = {one["dataset"]["name"].split(" ")[0]: one for one in model["results"]}
     assert names.keys() == {"d", "pope", "pope_adv"} and names["d"] == theirs
     readme.write_bytes(b"---\ntags: [a\n---\n")
-    assert run(folder, results(weights)) == 2 and "README.md is no model card" in capsys.readouterr().err
+    assert (
+        run(folder, results(weights)) == 2
+        and "README.md is no Markdown of the Hub's format" in capsys.readouterr().err
+    )
 
 
 def test_what_is_no_result_is_refused(folder, weights, capsys):

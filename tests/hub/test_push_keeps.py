@@ -128,18 +128,23 @@ def test_what_people_set_in_a_spaces_header_is_kept(hub, in_process, unchecked, 
     assert text.strip() == "ours"
 
 
-def test_a_trainers_card_is_replaced_and_a_broken_one_refused(hub, in_process, unchecked, source, capsys):
+def test_a_trainers_card_is_replaced_and_a_broken_one_refused(hub, in_process, unchecked, source, tmp_path, capsys):
     card.training_card("org/trained", "stage 2", ["digits"]).save(source / "README.md")
     in_process([str(source), "org/trained"])
     data, text = parts(hub.files("org/trained")["README.md"])
     assert "Trained by" not in text and "digits" in data["tags"]
     for broken in ("---\ntags: [a\n---\nhello\n", "---\n- a\n---\n", readme("", **{"model-index": [{"name": "m"}]})):
         (source / "README.md").write_text(broken)
-        assert f"{source}/README.md is no model card" in refused(capsys, in_process, source, "org/broken-card")
+        assert f"{source}/README.md is no Markdown of the Hub's format" in refused(
+            capsys, in_process, source, "org/broken-card"
+        )
     hub.put("org/broken-card", {"README.md": b"\xff"})
     shutil.copy(BUNDLED / "limits.md", source / "README.md")
     error = refused(capsys, in_process, source, "org/broken-card", "--update")
-    assert "README.md of org/broken-card is no model card" in error
+    assert "README.md of org/broken-card is no Markdown of the Hub's format" in error
+    command = (source, "org/broken-card", "--limits", tmp_path / "limits.md")
+    (tmp_path / "limits.md").write_bytes(b"\xff")
+    assert f"limits={tmp_path}/limits.md is no Markdown" in refused(capsys, in_process, *command)
     (source / ".eval_results" / "world.yaml").write_text("- value: 3\n")
     assert "world.yaml is not in the Hub's format" in refused(capsys, in_process, source, "org/broken-card")
 
@@ -202,7 +207,7 @@ def test_a_training_run_keeps_the_card_of_a_person(tmp_path, monkeypatch):
         card.save_training_card(new, file)
         assert "by hand" in file.read_text() and file.read_text().count("Quick start") == text.count("Quick start")
     file.write_bytes(b"\xff")
-    with pytest.warns(UserWarning, match="README.md is no model card"):
+    with pytest.warns(UserWarning, match="README.md is no Markdown of the Hub's format"):
         card.save_training_card(new, file)
     assert file.read_bytes() == b"\xff"
     file.unlink()
