@@ -75,7 +75,7 @@ def read_config(source: Path, kind: str | None = None, hint: str = "") -> dict:
         if kind not in (None, config.get("model_type")):
             raise ValueError(f"source={source} is a {config.get('model_type')!r}, {hint}")
     parts = ("vision_config", "text_config") if config.get("model_type") in ("llava", "vift") else ()
-    for part in parts if "mm_projector_type" not in config else ():
+    for part in parts if not {"mm_projector_type", "mm_vision_tower"} & config.keys() else ():
         if not isinstance(config.get(part), dict):  # transformers would take LLaVA-1.5's
             raise ValueError(f"{source / 'config.json'} has no {part}")
     return config

@@ -227,6 +227,9 @@ def test_bad_sources_are_one_line_and_exit_status_2(tmp_path, capsys):
         (source / name).write_text(whole)
     (source / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes()[:-1])
     refused(f"{source}/model.safetensors does not load", source, out)
+    (source / "config.json").write_text(json.dumps({"model_type": "llava", "mm_vision_tower": "x"}))
+    (source / "model.safetensors").unlink()
+    refused("mm_projector_type=None", source, out)
     save_checkpoint(tmp_path / "llava")
     config = json.loads((tmp_path / "llava" / "config.json").read_text()) | {"model_type": "llava"}
     llama = {"model_type": "llama", "hidden_size": "x"}
