@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # on a Space nothing is installed but requirements.txt: the rooms lie beside this folder
-sys.path[:0] = [str(ROOT), str(ROOT / "microworld"), str(ROOT / "eval")]
+sys.path[:0] = [str(ROOT), *(str(ROOT / room) for room in ("microworld", "eval", "hub"))]
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported: it asks no other server
 
 import gradio as gr  # noqa: E402

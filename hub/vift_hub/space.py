@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("space", "modeling_vift", "microworld/vift_microworld", "eval/vift_eval", "checkpoints/vift-micro")
+FOLDERS = "space modeling_vift microworld/vift_microworld eval/vift_eval hub/vift_hub checkpoints/vift-micro".split()
 ON_TOP = ("space/README.md", "space/requirements.txt", "LICENSE")
 
 
