@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from transformers import ProgressCallback, TrainerCallback
 from trl import SFTTrainer
 
-from vift_hub.card import training_card
+from vift_hub.card import save_training_card, training_card
 from vift_hub.join import tokens_per_image
 
 from .auto_band import AUTO, auto_band
@@ -326,7 +326,8 @@ class VIFTTrainer(SFTTrainer):
                 trained[-1] += f" (layers {args.train_layers})"
             what = f"stage {args.stage}, for {self.state.global_step} steps: {', '.join(trained)} trained"
             repo = self.hub_model_id or model_name or Path(args.output_dir).name
-            training_card(repo, what, [*self._tag_names, *tags]).save(Path(args.output_dir) / "README.md")
+            card, pushed = training_card(repo, what, [*self._tag_names, *tags]), repo if args.push_to_hub else None
+            save_training_card(card, Path(args.output_dir) / "README.md", pushed, args.hub_token)
 
     def _save(self, output_dir=None, state_dict=None):
         """FSDP2 has made the model's class one of torch's own; the code saved beside the weights is of the model's."""
