@@ -20,6 +20,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 # comments of Markdown, each after an empty line
+SCORED = "lmms-eval "  # in the name of every score that `vift-card` wrote
 MARKS = ("[//]: # (vift: generated from here on; text outside these two lines is kept)", "[//]: # (vift: end)")
 BLOCK = re.compile("(.*?)".join(map(re.escape, MARKS)), re.DOTALL)
 NOT_GIVEN = {
@@ -110,6 +111,20 @@ def read(content: bytes, name) -> RepoCard:
         return ModelCard(text) and RepoCard(text)  # the first checks `model-index`, the second keeps it as it is
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ValueError(f"{name} is no Markdown of the Hub's format: {error}") from error
+
+
+def without_scores_of_ours(data: dict) -> list[str]:
+    """Takes the scores that `vift-card` wrote, which are of the weights then, out of `data`; returns their names."""
+    names = []
+    for model in list(data.get("model-index", [])):
+        ours = [one for one in model["results"] if SCORED in str(one["dataset"]["name"])]
+        names += [one["dataset"]["name"] for one in ours]
+        model["results"] = [one for one in model["results"] if one not in ours]
+        if ours and not model["results"]:
+            data["model-index"].remove(model)
+    if not data.get("model-index", [0]):
+        del data["model-index"]
+    return list(dict.fromkeys(names))
 
 
 def merge(old: dict, kept: dict) -> dict:

@@ -148,7 +148,11 @@ def push(args: argparse.Namespace, done: list[str]) -> None:
             for kind, revision in zip(seen, (args.revision, "main")):
                 seen[kind] = look(api, args.repo_id, kind, revision, args.update)
         head, there, theirs = seen["model"]
-        cards |= {f"README.md of {args.repo_id}": theirs} if theirs else {}
+        gone = []
+        if theirs:  # its scores are of the weights that are replaced
+            data = theirs.data.to_dict()
+            gone, theirs.data = card.without_scores_of_ours(data), CardData(**data)
+            cards[f"README.md of {args.repo_id}"] = theirs
         model, processor = stage.load(args.source)
         values |= {"repo_id": args.repo_id, "facts": card.facts(model)}
         folder = Path(scratch) / "staged" / args.repo_id.split("/")[-1]
@@ -166,6 +170,11 @@ def push(args: argparse.Namespace, done: list[str]) -> None:
         stage.check(folder, model, processor)
         print(f"loads back: {folder.name} gives the same logits and answers in a fresh process without this package")
         mine = {file.name for file in args.source.iterdir() if not file.name.startswith(".")}
+        notes += [f"left out, a score of other weights: {name}" for name in gone]
+        for path in sorted(
+            one for one in there - {f".eval_results/{file.name}" for file in scores} if "eval_results" in one
+        ):
+            notes.append(f"{path} of {args.repo_id} stays: delete it if other weights gave that score")
         if left := sorted(mine - {path.name for path in folder.iterdir()}):
             notes.append(f"of {args.source} these are not published: {', '.join(left)}")
         uploads = {"model": add_all(folder)} | ({"space": add_all(args.space)} if page else {})

@@ -70,6 +70,8 @@ def test_an_update_keeps_the_repositorys_text_scores_and_foreign_files(hub, in_p
     result = INDEX[0]["results"][0]
     other = [INDEX[0] | {"results": [result | {"dataset": {"type": "other", "name": "o"}}, result | {"metrics": []}]},
              {"name": "n", "results": []}]  # fmt: skip
+    earlier = result | {"dataset": {"type": "e", "name": "earlier (no fusion; lmms-eval 0.7.3)"}}
+    other[0]["results"].append(earlier)  # by `vift-card`, of the weights that are replaced
     foreign = {"handler.py": b"", "tools/old_vift.py": b"", "training_args.bin": b"", "onnx/model.safetensors": b"x",
                "adapter.safetensors": b"x", "extra.jinja": b"", ".eval_results/old.yaml": b"",
                "notes/custom_generate/old_vift.py": b""}  # fmt: skip
@@ -80,6 +82,8 @@ def test_an_update_keeps_the_repositorys_text_scores_and_foreign_files(hub, in_p
     in_process([str(source), "org/updated", "--update", "--dry-run"])
     out = capsys.readouterr().out
     assert set(re.findall(r"deletes +(\S+)", out)) == set(ours)
+    assert "left out, a score of other weights: earlier (no fusion; lmms-eval 0.7.3)" in out
+    assert ".eval_results/old.yaml of org/updated stays: delete it if other weights gave that score" in out
     assert re.search(r"\d  README.md \(replaces\)\n", out) and re.search(r"\d  config.json\n", out)
     assert all(call.split()[0] in ("GET", "HEAD") for call in hub.log[calls:])
     for _ in range(2):  # and a second update adds nothing

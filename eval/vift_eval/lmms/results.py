@@ -25,8 +25,6 @@ from ..cli import OneLineParser, UserError, first_line, run
 from ..engine import in_words
 from ..files import weights_sha256
 
-MARK = "lmms-eval "  # in the name of every score that this command wrote
-
 
 def read(path: Path, weights: str | None) -> dict:
     """
@@ -84,7 +82,9 @@ def fusion_of(results: dict, task: str) -> str:
     record = results["vift"]["tasks"][task]
     fusions = [settings["fusion"] for settings in record["settings"]]
     words = ["no fusion" if fusion is None else f"fusion {in_words(fusion)}" for fusion in fusions]
-    return "; ".join([*words, f"{MARK}{results['vift']['packages']['lmms-eval']}"])
+    asked, weights = record.get("documents", record["requests"]), results["vift"]["model"]["weights_sha256"][:12]
+    words += [f"{asked} questions", f"weights {weights}", f"{card.SCORED}{results['vift']['packages']['lmms-eval']}"]
+    return "; ".join(words)
 
 
 def date_of(results: dict) -> str:
@@ -146,8 +146,10 @@ def write(files: list[Path], folder: Path, repo: str) -> list[Path]:
     readme, index = folder / "README.md", [one for results in all_results for one in model_index(results)]
     page = card.read(readme.read_bytes() if readme.exists() else f"# {repo}\n".encode(), readme)
     known = {"library_name": "transformers"} | page.data.to_dict()
-    for model in known.get("model-index", []):  # scores of other origin stay
-        model["results"] = [one for one in model["results"] if MARK not in one["dataset"]["name"]]
+    card.without_scores_of_ours(known)  # scores of other origin stay
+    for file in set((folder / ".eval_results").glob("*.yaml")) - set(written):
+        if card.SCORED in file.read_text(encoding="utf-8"):
+            file.unlink()
     for name in dict.fromkeys(one.dataset_name for one in index):  # one by one: the Hub's client joins one data set's
         scores = eval_results_to_model_index(repo.split("/")[-1], [one for one in index if one.dataset_name == name])
         known = card.merge({"model-index": scores}, known)
