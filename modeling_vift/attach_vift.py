@@ -53,7 +53,7 @@ def _wrapper_ids(config, processor) -> list[int]:
 
 
 @torch.no_grad()
-def _check_text_run(model):
+def check_text_run(model):
     """What the text run takes for granted: `fusion` reaches every layer, states are (B, S, D), and text is causal."""
     *prefix, last, other = [i for i in range(16) if i not in model._image_ids()][-5:]
     ids = torch.tensor([[*prefix, last], [*prefix, other]], device=model.device)
@@ -123,7 +123,7 @@ def attach_fusion(model, image_wrapper_token_ids=None, processor=None, **fusion)
         base._fusion_hooks, base.fusion_config = register_fusion_hooks(base.get_decoder()), config
         base.__class__ = _fused_class(native)
     try:
-        _check_text_run(base)
+        check_text_run(base)
     except ValueError as error:
         detach_fusion(base)
         raise ValueError(f"model={name} cannot be fused: {error}") from error

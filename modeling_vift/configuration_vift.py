@@ -59,6 +59,10 @@ class VIFTConfig(LlavaConfig):
             Leave the text run's first token out. In many pretrained language models it is an attention sink, with a
             norm some hundred times the others': "all" writes it onto itself, "reference" onto an image token.
         fusion_presets (`dict[str, dict]`): named overrides: `generate(..., fusion="reasoning")`.
+        vision_prefix_tokens (`int`, defaults to 0): tokens that a tower puts before its patches, dropped (registers).
+        vision_pool, vision_pixel_shuffle (`int`, default to 1):
+            What the connector reads in the place of single patches: means over squares of so many patches a side, then
+            the patches of such a square side by side. 224 pixels in patches of 16 with a shuffle of 2 are 49 tokens.
         image_wrapper_token_ids (`list[int]`, defaults to `[]`):
             Ids that only wrap an image (such as `<|vision_start|>`) and are dropped from the text run with it.
 
@@ -71,6 +75,9 @@ class VIFTConfig(LlavaConfig):
     image_seq_length: int = 729
     vision_feature_select_strategy: str = "full"
     vision_feature_layer: Any = -2
+    vision_prefix_tokens: int = 0
+    vision_pool: int = 1
+    vision_pixel_shuffle: int = 1
 
     fusion_enabled: bool = True
     fusion_alpha: Any = 1.0
