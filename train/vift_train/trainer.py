@@ -8,6 +8,7 @@ decided by `sampler` (map-style datasets) or `streaming`; what may be trained by
 
 import copy
 import json
+import logging
 import re
 import time
 import warnings
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import IterableDataset
+from PIL import Image
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from transformers import ProgressCallback, TrainerCallback
@@ -32,7 +34,7 @@ from .callbacks import ModalityProgress, Throughput
 from .checks import check_columns, check_groups, small_modalities
 from .collator import CheckedCollator
 from .config import INHERITED, STATE_FILE, VIFTTrainingConfig, parse_band
-from .lengths import dataset_lengths, row_lengths
+from .lengths import dataset_lengths, fitting, of_longest, row_lengths, undecoded
 from .runs import (
     check_fingerprint,
     digest_rows,
@@ -46,6 +48,7 @@ from .runs import (
 from .sampler import ModalityBatchSampler
 from .streaming import PureSteps
 
+logger = logging.getLogger(__name__)
 CHECKED_ROWS = 8  # rows of each modality that are collated before the first step
 
 
@@ -95,6 +98,7 @@ class VIFTTrainer(SFTTrainer):
 
     def __init__(self, model, args: VIFTTrainingConfig, train_dataset, data_collator=None, peft_config=None, **kwargs):
         check_columns(train_dataset)
+        train_dataset, kwargs["eval_dataset"] = undecoded(train_dataset), undecoded(kwargs.get("eval_dataset"))
         args.inherit(getattr(model, "name_or_path", None))
         num_layers = model.config.get_text_config().num_hidden_layers
         if args.train_layers == AUTO:
@@ -125,9 +129,17 @@ class VIFTTrainer(SFTTrainer):
             self.data_collator = CheckedCollator(**fields)  # evaluation may ask about text in any stage
         self._train_collator = copy.copy(self.data_collator)
         self._train_collator.trains_on_text = args.train_language_model
+        self._train_collator.seed = args.seed if args.data_seed is None else args.data_seed
+        self._train_collator.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # for workers that outlive it
+        self._left_out: dict[str, str] = {}  # row -> why its picture can't be opened
         self.add_callback(_AtTheStart())
         modalities = self._lengths = None
-        self._tokens_per_image = 0  # of the first image row; every image has as many
+        blank = self.processing_class.image_processor(Image.new("RGB", (64, 64)), return_tensors="pt")
+        self._tokens_per_image = tokens_per_image(self.processing_class, *blank["pixel_values"].shape[-2:])
+        with self.accelerator.local_main_process_first():  # the others read its cache
+            fit = self.processing_class, self._tokens_per_image, args.max_length
+            train_dataset = self.train_dataset = fitting(train_dataset, *fit, "train_dataset", args.dataset_num_proc)
+            self.eval_dataset = fitting(self.eval_dataset, *fit, "eval_dataset", args.dataset_num_proc)
         if is_stream:
             first = list(train_dataset.take(CHECKED_ROWS))
             self._check_rows(first)
@@ -158,9 +170,7 @@ class VIFTTrainer(SFTTrainer):
 
     def _check_rows(self, rows: list[dict]) -> None:
         for row in rows:
-            batch = self._train_collator([dict(row)])
-            if row["images"] and not self._tokens_per_image:
-                self._tokens_per_image = tokens_per_image(self.processing_class, *batch["pixel_values"].shape[-2:])
+            self._train_collator([dict(row)])
 
     def _measure_dataset(self, dataset) -> list[int]:
         """The column `length`, or the lengths counted from the text and the number of images."""
@@ -176,8 +186,8 @@ class VIFTTrainer(SFTTrainer):
     def _measure_rows(self, rows: list[dict]) -> list[int]:
         if all(row.get("length") is not None for row in rows):
             return [row["length"] for row in rows]
-        messages, images = [row["messages"] for row in rows], [len(row["images"]) for row in rows]
-        return row_lengths(self.processing_class, messages, images, self._tokens_per_image)
+        batch = {name: [row.get(name) for row in rows] for name in ("messages", "images", "choices")}
+        return of_longest(row_lengths, self.processing_class, batch, self._tokens_per_image)
 
     def _sampler(self) -> ModalityBatchSampler:
         args = self.args
@@ -212,14 +222,19 @@ class VIFTTrainer(SFTTrainer):
             rank, world = self.accelerator.process_index, self.accelerator.num_processes
             measure = self._measure_rows if args.group_by_length else None
             steps = PureSteps(data, args.per_device_train_batch_size, self._group, rank, world, measure, endless=True)
+            steps.epoch = self._train_collator.epoch
             return DataLoader(steps, batch_size=None, collate_fn=self._train_collator, **options)
         sampler = self._sampler()
         loader = self.accelerator.prepare(
             DataLoader(data, batch_sampler=sampler, collate_fn=self._train_collator, **options)
         )
+
         # A run resumed in a later epoch wraps this once more, and only an outer `set_epoch` would be found
-        if loader.batch_sampler is not sampler:
-            loader.batch_sampler.set_epoch = sampler.set_epoch
+        def set_epoch(epoch):
+            sampler.epoch = epoch
+            self._train_collator.epoch.fill_(epoch)
+
+        loader.batch_sampler.set_epoch = set_epoch
         return loader
 
     def get_batch_samples(self, *args, **kwargs):
@@ -227,6 +242,13 @@ class VIFTTrainer(SFTTrainer):
         if self.state.global_step >= self.state.max_steps:
             return [], None
         return super().get_batch_samples(*args, **kwargs)
+
+    def _prepare_inputs(self, inputs):
+        for name, why in inputs.pop("left_out", ()):
+            if name not in self._left_out:
+                logger.warning("%s is left out: %s", name, why)
+            self._left_out[name] = why
+        return super()._prepare_inputs(inputs)
 
     # Figures ----------------------------------------------------------------------------------------------
 
@@ -302,7 +324,10 @@ class VIFTTrainer(SFTTrainer):
             self._lock = lock(output_dir)  # as long as this trainer lives: the final save is its own too
             if Path(resume_from_checkpoint or "nowhere/x").resolve().parent != Path(output_dir).resolve():
                 make_room(output_dir, self.args.overwrite_output_dir, getattr(self.model, "name_or_path", None))
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if self._left_out:
+            logger.warning("%d rows were left out, their pictures can't be opened", len(self._left_out))
+        return result
 
     def save_model(self, output_dir=None, _internal_call=False):
         """Weights, config, code, processor and template (as the parent does), and what a later run inherits."""
