@@ -10,8 +10,17 @@ import logging
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, Image, IterableDataset, List
+from PIL import Image as PIL
+
+from vift_hub import join
 
 logger = logging.getLogger(__name__)
+
+
+def image_tokens(processor) -> int:
+    """Tokens of an image: all are resized to one size."""
+    blank = processor.image_processor(PIL.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"]
+    return join.tokens_per_image(processor, *blank.shape[-2:])
 
 
 def row_lengths(processor, conversations: list[list[dict]], images: list[int], tokens_per_image: int) -> list[int]:

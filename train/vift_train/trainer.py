@@ -8,7 +8,6 @@ decided by `sampler` (map-style datasets) or `streaming`; what may be trained by
 
 import copy
 import json
-import logging
 import re
 import time
 import warnings
@@ -20,21 +19,19 @@ from pathlib import Path
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import IterableDataset
-from PIL import Image
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from transformers import ProgressCallback, TrainerCallback
 from trl import SFTTrainer
 
 from vift_hub.card import training_card
-from vift_hub.join import tokens_per_image
 
 from .auto_band import AUTO, auto_band
 from .callbacks import ModalityProgress, Throughput
 from .checks import check_columns, check_groups, small_modalities
 from .collator import CheckedCollator
 from .config import INHERITED, STATE_FILE, VIFTTrainingConfig, parse_band
-from .lengths import dataset_lengths, fitting, of_longest, row_lengths, undecoded
+from .lengths import dataset_lengths, fitting, image_tokens, of_longest, row_lengths, undecoded
 from .runs import (
     check_fingerprint,
     digest_rows,
@@ -48,7 +45,6 @@ from .runs import (
 from .sampler import ModalityBatchSampler
 from .streaming import PureSteps
 
-logger = logging.getLogger(__name__)
 CHECKED_ROWS = 8  # rows of each modality that are collated before the first step
 
 
@@ -134,15 +130,15 @@ class VIFTTrainer(SFTTrainer):
         self._left_out: dict[str, str] = {}  # row -> why its picture can't be opened
         self.add_callback(_AtTheStart())
         modalities = self._lengths = None
-        blank = self.processing_class.image_processor(Image.new("RGB", (64, 64)), return_tensors="pt")
-        self._tokens_per_image = tokens_per_image(self.processing_class, *blank["pixel_values"].shape[-2:])
+        self._tokens_per_image = image_tokens(self.processing_class)
         with self.accelerator.local_main_process_first():  # the others read its cache
-            fit = self.processing_class, self._tokens_per_image, args.max_length
-            train_dataset = self.train_dataset = fitting(train_dataset, *fit, "train_dataset", args.dataset_num_proc)
-            self.eval_dataset = fitting(self.eval_dataset, *fit, "eval_dataset", args.dataset_num_proc)
+            for name in ("train_dataset", "eval_dataset"):
+                options = self.processing_class, self._tokens_per_image, args.max_length, name, args.dataset_num_proc
+                setattr(self, name, fitting(getattr(self, name), *options))
+        train_dataset = self.train_dataset
         if is_stream:
             first = list(train_dataset.take(CHECKED_ROWS))
-            self._check_rows(first)
+            self._train_collator(first)
             known["first_rows"] = [[row.get("id"), row["messages"]] for row in first]
         else:
             modalities = list(train_dataset["modality"])
@@ -150,7 +146,7 @@ class VIFTTrainer(SFTTrainer):
                 warnings.warn(message, stacklevel=2)
             for modality in sorted(set(modalities)):
                 first = [i for i, name in enumerate(modalities) if name == modality][:CHECKED_ROWS]
-                self._check_rows([train_dataset[i] for i in first])
+                self._train_collator([train_dataset[i] for i in first])
             if args.group_by_length:
                 self._lengths = self._measure_dataset(train_dataset)
         self._throughput: dict[str, Throughput] = {}  # by modality, since the start
@@ -167,10 +163,6 @@ class VIFTTrainer(SFTTrainer):
     def _group(self) -> int:
         """Micro-batches per optimizer step, over all ranks."""
         return self.args.gradient_accumulation_steps * self.accelerator.num_processes
-
-    def _check_rows(self, rows: list[dict]) -> None:
-        for row in rows:
-            self._train_collator([dict(row)])
 
     def _measure_dataset(self, dataset) -> list[int]:
         """The column `length`, or the lengths counted from the text and the number of images."""
@@ -246,7 +238,7 @@ class VIFTTrainer(SFTTrainer):
     def _prepare_inputs(self, inputs):
         for name, why in inputs.pop("left_out", ()):
             if name not in self._left_out:
-                logger.warning("%s is left out: %s", name, why)
+                warnings.warn(f"{name} is left out: {why}", stacklevel=2)
             self._left_out[name] = why
         return super()._prepare_inputs(inputs)
 
@@ -326,7 +318,7 @@ class VIFTTrainer(SFTTrainer):
                 make_room(output_dir, self.args.overwrite_output_dir, getattr(self.model, "name_or_path", None))
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         if self._left_out:
-            logger.warning("%d rows were left out, their pictures can't be opened", len(self._left_out))
+            warnings.warn(f"{len(self._left_out)} rows were left out: their pictures can't be opened", stacklevel=2)
         return result
 
     def save_model(self, output_dir=None, _internal_call=False):
