@@ -49,11 +49,11 @@ def test_one_of_several_captions_an_epoch_or_all_by_option(source):
     captions = ["a red one", "one that is red", "a square"]
     path = source({"id": "x", "image": "a.png", "captions": captions}, {"id": "y", "image": "a.png", "caption": "one"})
     row, other = load_rows(path, plain=True)
-    assert [texts({"messages": talk})[-1] for talk in row["choices"]] == captions and other["choices"] == []
+    assert [texts({"messages": talk})[-1] for talk in row["versions"]] == captions and other["versions"] == []
     every = load_rows(path, plain=True, every_caption=True)
     assert [texts(row)[-1] for row in every] == [*captions, "one"] and every["id"] == ["x/0", "x/1", "x/2", "y"]
     (streamed, _) = load_rows(path, plain=True, streaming=True)
-    assert streamed["choices"] == row["choices"]
+    assert streamed["versions"] == row["versions"]
 
 
 def drawn(folder, output, data, **options):

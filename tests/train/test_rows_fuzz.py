@@ -108,12 +108,12 @@ def make(rng) -> dict:
     return row
 
 
-def leaves(value) -> list[str]:
+def leaves(value, kinds=(str, int, float)) -> list[str]:
     if isinstance(value, dict):
-        return [leaf for key, one in value.items() if key not in LABELS for leaf in leaves(one)]
+        return [leaf for key, one in value.items() if key not in LABELS for leaf in leaves(one, kinds)]
     if isinstance(value, list):
-        return [leaf for one in value for leaf in leaves(one)]
-    return [] if value is None or isinstance(value, bool) else [str(value)]
+        return [leaf for one in value for leaf in leaves(one, kinds)]
+    return [str(value)] if isinstance(value, kinds) and not isinstance(value, bool) else []
 
 
 def spoken(talk) -> list[tuple]:
@@ -123,9 +123,9 @@ def spoken(talk) -> list[tuple]:
 def check(row: dict, out: list[dict]) -> None:
     """`out`, the rows that `row` became, is `row`."""
     given = {name: value for name, value in row.items() if name.lower() not in SILENT}
-    texts = [leaf for leaf in leaves(given) if not isinstance(leaf, bool)]
+    texts = leaves(given)
     known = set(" ".join(texts).replace("<image>", " ").split())
-    talks = [talk for one in out for talk in one["choices"] or [one["messages"]]]
+    talks = [talk for one in out for talk in one["versions"] or [one["messages"]]]
     shown = set()
     for talk in talks:
         for role, text in spoken(talk):
@@ -134,9 +134,8 @@ def check(row: dict, out: list[dict]) -> None:
             if role == "assistant":
                 assert any(text.strip() == leaf.strip() for leaf in texts), "an answer is not the one given"
             shown |= set(text.split())
-    lost = {
-        word for leaf in texts if not FACT.fullmatch(leaf.strip()) for word in leaf.replace("<image>", " ").split()
-    }
+    said = [leaf.replace("<image>", " ") for leaf in leaves(given, str) if not FACT.fullmatch(leaf.strip())]
+    lost = set(" ".join(said).split())
     assert not lost - shown, f"{lost - shown} was given and vanished"
     for one in out:
         images = next((row[name] for name in row if name.lower() in COLUMNS["image"] and row[name]), [])
@@ -172,7 +171,13 @@ def write(rng, rows, folder) -> tuple[str, list[dict]]:
         try:
             Dataset.from_list(rows).to_parquet(path)
             rows = Dataset.from_parquet(str(path), cache_dir=str(folder / "cache")).to_list()
-        except (ValueError, TypeError, OverflowError, KeyError):  # columns of several types are no table
+        except (
+            ValueError,
+            TypeError,
+            OverflowError,
+            KeyError,
+            NotImplementedError,
+        ):  # columns of several types are no table
             return write(rng, rows, folder)
     else:
         path.write_text("\n".join(map(json.dumps, rows)))

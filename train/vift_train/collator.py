@@ -14,7 +14,7 @@ from .checks import check_batch, row_name, row_problem
 class CheckedCollator(DataCollatorForVisionLanguageModeling):
     """
     A row whose picture can't be opened is left out of the batch, which then has `left_out`: [(row, reason)]. Of the
-    `choices` of a row (conversations, where a picture has several captions) one is drawn by (seed, epoch, row).
+    `versions` of a row (conversations, where a picture has several captions) one is drawn by (seed, epoch, row).
 
     Raises:
         ValueError: a row whose placeholders, images and modality disagree, that has nothing to learn, or that is text
@@ -27,9 +27,9 @@ class CheckedCollator(DataCollatorForVisionLanguageModeling):
         rows, left_out = [], []
         for number, row in enumerate(map(dict, examples)):
             name = row_name(row, number)
-            if row.get("choices"):
+            if row.get("versions"):
                 draw = random.Random(f"{self.seed}/{int(self.epoch)}/{row.get('id')}")
-                row["messages"] = draw.choice(row["choices"])
+                row["messages"] = draw.choice(row["versions"])
             if problem := row_problem(row, self.processor.image_token):
                 raise ValueError(f"{name}: {problem}")
             if not row["images"] and not self.trains_on_text:

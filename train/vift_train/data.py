@@ -3,7 +3,7 @@
     rows = load_rows("captions.jsonl", image_folder="pictures")   # JSON, JSONL, CSV, Parquet, a folder, a hub id
     rows = load_rows("instructions.jsonl")
 
-A row that comes out has `id`, `messages`, `images` ([] for text), `modality`, `choices`. What goes in may be
+A row that comes out has `id`, `messages`, `images` ([] for text), `modality`, `versions`. What goes in may be
 
     messages        {"messages": [{"role", "content"}], "images": [...]}: content a string or typed parts
     LLaVA           {"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\nDescribe ..."}, ...]}
@@ -18,7 +18,7 @@ path, bytes, base64 or a data URI.
 
 A caption becomes an instruction with a query from `CAPTION_QUERIES`, drawn by (seed, row): a brief one where the
 caption is short, a detailed one where it is long; with `plain=True` it has no query (stage 1 of the paper drops it).
-Of several captions of a picture the collator draws one, `choices`, by (seed, epoch, row).
+Of several captions of a picture the collator draws one, `versions`, by (seed, epoch, row).
 A row that can't be used (corrupt image, empty caption, placeholders that don't match the images) is left out and
 counted, with its id, or ends the run (`on_bad_row="raise"`); it is never turned into something else.
 """
@@ -63,7 +63,7 @@ FEATURES = Features(
         "messages": MESSAGES,
         "images": List(Image()),
         "modality": Value("string"),
-        "choices": List(MESSAGES),
+        "versions": List(MESSAGES),
     }
 )
 LINES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")  # read row by row here, so that a bad row is only a bad row
@@ -257,7 +257,7 @@ def load_rows(source: str, *, split: str = "train", image_folder: str | Path | N
                 if on_bad_row == "raise" or unclear:
                     raise ValueError(f"source={source!r}, row {row_id!r}: {error}") from None
                 if not streaming:
-                    nothing = {name: [] for name in ("messages", "images", "choices")}
+                    nothing = {name: [] for name in ("messages", "images", "versions")}
                     made.append({"id": row_id, "modality": "text", "problem": str(error), **nothing})
                     continue
                 left_out += 1

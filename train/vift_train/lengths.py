@@ -51,9 +51,9 @@ def needed_lengths(processor, conversations: list[list[dict]], images: list[int]
 
 
 def of_longest(measure, processor, batch: dict, tokens_per_image: int) -> list[int]:
-    """`measure` of each row's longest conversation; `batch`: lists of `messages`, `images` and perhaps `choices`."""
-    choices = batch.get("choices") or [None] * len(batch["messages"])
-    talks = [several or [messages] for messages, several in zip(batch["messages"], choices)]
+    """`measure` of each row's longest conversation; `batch`: lists of `messages`, `images` and perhaps `versions`."""
+    versions = batch.get("versions") or [None] * len(batch["messages"])
+    talks = [several or [messages] for messages, several in zip(batch["messages"], versions)]
     images = [len(images or ()) for images in batch["images"]]
     counts = [count for count, several in zip(images, talks) for _ in several]
     found = iter(measure(processor, [talk for several in talks for talk in several], counts, tokens_per_image))
@@ -69,7 +69,7 @@ def dataset_lengths(dataset: Dataset, processor, tokens_per_image: int, num_proc
         batch["images"] = [range(count or 0) for count in pc.list_value_length(table["images"]).to_pylist()]
         return {"length": of_longest(measure, processor, batch, tokens_per_image)}
 
-    names = [name for name in ("messages", "choices", "images") if name in dataset.column_names]
+    names = [name for name in ("messages", "versions", "images") if name in dataset.column_names]
     rows = dataset.select_columns(names).with_format("arrow")  # images stay encoded
     rows = rows.map(measured, batched=True, remove_columns=names, num_proc=num_proc, desc="lengths")
     return rows.with_format(None)["length"][:]

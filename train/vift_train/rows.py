@@ -54,7 +54,7 @@ COLUMNS = {
     "messages": ("messages",),
     "conversations": ("conversations",),
     "texts": ("texts",),
-    "choices": ("choices",),  # conversations to choose from, as `load_rows` itself writes them
+    "versions": ("versions",),  # conversations to choose from, as `load_rows` itself writes them
     "ignore": ("url", "__url__", "json", "modality", "source", "data_source", "model", "license", "licence", "sha256",
                "md5", "hash", "category", "split", "__index_level_0__"),
 }  # fmt: skip
@@ -238,7 +238,7 @@ def given(row: dict, names: dict[str, str]) -> dict:
     kinds = [called[kind] for kind in KINDS if kind in found] + [called[w] for w in WORDS if w in found][:1]
     if len(kinds) > 1:
         raise BadColumns(f"columns {' and '.join(map(repr, kinds))} are two kinds of row in one. {advice(row)}")
-    if not kinds and "choices" not in found:
+    if not kinds:
         raise BadRow(f"no caption, question or messages. {advice(row)}")
     return found
 
@@ -246,8 +246,10 @@ def given(row: dict, names: dict[str, str]) -> dict:
 def conversations(found: dict, images: int, query) -> list[list[tuple]]:
     """[(role, content)] of each conversation that the row holds: several only where a picture has several captions."""
     pictures = [IMAGE_PART] * images
-    if "choices" in found:
-        return [conversations({"messages": talk}, images, query)[0] for talk in found["choices"]]
+    if "versions" in found:
+        if not isinstance(found["versions"], list) or found.get("messages") not in found["versions"]:
+            raise BadRow("versions is not a list of conversations of which messages is one")
+        return [conversations({"messages": talk}, images, query)[0] for talk in found["versions"]]
     if "messages" in found:
         turns = [only(m, ("role", "content"), "a message") for m in items(found["messages"], "messages")]
         return [[(turn.get("role"), turn.get("content")) for turn in turns]]
@@ -301,9 +303,9 @@ def convert_row(row: dict, row_id: str, folder=None, seed: int = 0, plain: bool 
         for talk in conversations(found, len(images), query)
     ]
     common = {"images": images, "modality": "image" if images else "text"}
-    rows = [{"id": row_id, "messages": talk, **common, "choices": []} for talk in talks]
+    rows = [{"id": row_id, "messages": talk, **common, "versions": []} for talk in talks]
     for problem in filter(None, map(row_problem, rows)):
         raise BadRow(problem)
     if len(rows) > 1 and every_caption:
         return [row | {"id": f"{row_id}/{number}"} for number, row in enumerate(rows)]
-    return [rows[0] | {"choices": talks if len(talks) > 1 else []}]
+    return [rows[0] | {"versions": talks if len(talks) > 1 else []}]

@@ -178,7 +178,7 @@ class VIFTTrainer(SFTTrainer):
     def _measure_rows(self, rows: list[dict]) -> list[int]:
         if all(row.get("length") is not None for row in rows):
             return [row["length"] for row in rows]
-        batch = {name: [row.get(name) for row in rows] for name in ("messages", "images", "choices")}
+        batch = {name: [row.get(name) for row in rows] for name in ("messages", "images", "versions")}
         return of_longest(row_lengths, self.processing_class, batch, self._tokens_per_image)
 
     def _sampler(self) -> ModalityBatchSampler:
