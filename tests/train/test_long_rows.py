@@ -75,7 +75,9 @@ def test_a_max_length_that_no_row_fits_is_refused(source, tmp_path):  # noqa: F8
 
 
 def test_a_stream_without_a_usable_row_is_refused(source, tmp_path):  # noqa: F811
-    data = load_rows(source({"question": "x"}), streaming=True)
+    with pytest.raises(ValueError, match="source=.*: no usable row"):
+        load_rows(source({"question": "x"}), streaming=True)
+    data = load_rows(source(*rows()), streaming=True).filter(lambda row: False)
     with pytest.raises(ValueError, match="holds no usable row"):
         trainer(tmp_path / "start", tmp_path / "out", data, max_steps=2)
 

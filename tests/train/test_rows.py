@@ -104,6 +104,17 @@ def test_unknown_and_ambiguous_columns_are_refused_until_mapped(extra, source):
     assert texts(row)[-1] == [*extra.values()][0] and texts(row)[0] in CAPTION_QUERIES["brief"]
 
 
+def test_a_mapping_leaves_sources_of_other_columns_alone(source):
+    """One mapping is for all sources of a run."""
+    columns = {"caption": "alt", "image": "photo"}
+    (row,) = load_rows(source({"photo": "a.png", "alt": "a red square", "title": "words"}), columns=columns)
+    assert texts(row)[1] == "a red square" and row["modality"] == "image"
+    (row,) = load_rows(source({"instruction": "which ?", "input": "x", "output": "red"}), columns=columns)
+    assert texts(row) == ["which ?\nx", "red"]
+    with pytest.raises(ValueError, match="column 'title' is not known"):
+        load_rows(source({**QA, "title": "words"}), columns=columns)
+
+
 def test_facts_about_a_row_need_no_mapping(source):
     facts = {"width": 8, "score": 0.5, "url": "https://x.y/a.png", "license": "CC", "bbox": [1, 2], "page_id": "q7"}
     assert texts(load_rows(source({**QA, **facts}))[0]) == ["which ?", "red"]

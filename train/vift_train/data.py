@@ -269,7 +269,11 @@ def load_rows(source: str, *, split: str = "train", image_folder: str | Path | N
     features = Features({**FEATURES, "problem": Value("string")})
     options = {"batched": True, "batch_size": 64, "remove_columns": raw.column_names}
     if streaming:
-        return raw.map(convert, with_indices=True, features=features, **options).remove_columns("problem")
+        rows = raw.map(convert, with_indices=True, features=features, **options).remove_columns("problem")
+        if next(iter(rows), None) is None:
+            raise ValueError(f"source={source!r}: no usable row")
+        left_out = 0
+        return rows
     raw, options, files = raw.with_format("arrow"), options | {"num_proc": num_proc}, []
     if checked:
         paths = raw.map(picture_files, features=Features({"paths": List(Value("string"))}), desc="files", **options)

@@ -92,9 +92,8 @@ def caption_query(caption: str, row_id: str, seed: int, queries: Sequence[str] |
     return random.Random(f"{seed}/{row_id}").choice(queries or CAPTION_QUERIES[kind])
 
 
-def column_names(columns: Mapping | str | None) -> dict[str, str]:
-    """{name: what it is}; what `columns` names (a mapping or its JSON) replaces the names that are known. "*" is every
-    column that is not known: ignored where `columns` says which ones hold the words."""
+def column_names(columns: Mapping | str | None) -> dict:
+    """{name: what it is}, `columns` (a mapping or its JSON) included; under "*", the names that `columns` holds."""
     names = {name: what for what, known in COLUMNS.items() for name in known}
     advice = 'must be a mapping from what a column is to its name, such as {"caption": "NAME"}'
     try:
@@ -105,11 +104,8 @@ def column_names(columns: Mapping | str | None) -> dict[str, str]:
     unknown = [what for what in mapped if names.get(what, what) not in COLUMNS]
     if unknown or not all(isinstance(name, str) for known in mapped.values() for name in known):
         raise ValueError(f"columns={columns!r} {advice}; known are {', '.join(COLUMNS)}")
-    mapped = {what if what in COLUMNS else names[what]: known for what, known in mapped.items()}
-    kinds = [kind for kind in (*KINDS, *WORDS) if kind in mapped]
-    gone = set(mapped) - {"ignore"} | ({*KINDS, *(() if set(kinds) & set(WORDS) else WORDS)} if kinds else set())
-    names = {name: what for name, what in names.items() if what not in gone} | ({"*": "ignore"} if kinds else {})
-    return names | {name: what for what, known in mapped.items() for name in known}
+    mapped = {name: what if what in COLUMNS else names[what] for what, known in mapped.items() for name in known}
+    return names | mapped | {"*": tuple(mapped)}
 
 
 def short(value) -> str:
@@ -218,28 +214,43 @@ def advice(row: dict) -> str:
     )
 
 
-def given(row: dict, names: dict[str, str]) -> dict:
-    """{what it is: value} of the columns that hold something."""
-    found, called = {}, {}
+def group(what: str) -> str:
+    return "question and answer" if what in WORDS else what
+
+
+def given(row: dict, names: dict) -> dict:
+    """{what it is: value} of the columns that hold something. Where the user named those that hold the words of this
+    row, others that hold words are ignored; that is said."""
     if MORE in row:
         raise BadRow(row[MORE])
-    for column, value in row.items():
-        what = names.get(column) or names.get(column.lower())
-        if is_nothing(value) or what == "ignore":
-            continue
-        if what is None and has_words(value) and not column.lower().endswith("_id"):
-            if "*" not in names:
-                raise BadColumns(f"column {short(column)} is not known. {advice(row)}")
-            logger.warning_once(f"column {short(column)} is ignored: columns names others")
-        elif what in found and what != "id":
-            raise BadColumns(f"columns {called[what]!r} and {column!r} both hold the {what}. {advice(row)}")
-        elif what is not None:
-            found[what], called[what] = value, column
-    kinds = [called[kind] for kind in KINDS if kind in found] + [called[w] for w in WORDS if w in found][:1]
-    if len(kinds) > 1:
-        raise BadColumns(f"columns {' and '.join(map(repr, kinds))} are two kinds of row in one. {advice(row)}")
-    if not kinds:
-        raise BadRow(f"no caption, question or messages. {advice(row)}")
+    row = {name: value for name, value in row.items() if not is_nothing(value)}
+    mine = [name for name in row if name in names["*"]]
+    chosen = {group(names[name]) for name in mine} & {group(what) for what in (*KINDS, *WORDS)}
+    found, called, ignored = {}, {}, []
+    for name in (*mine, *(name for name in row if name not in mine)):
+        what = names.get(name) or names.get(name.lower())
+        if what is None and has_words(row[name]) and not name.lower().endswith("_id"):
+            if not chosen:
+                raise BadColumns(f"column {short(name)} is not known. {advice(row)}")
+            ignored.append(name)
+        elif what in found and what not in ("id", "ignore"):
+            if called[what] not in mine or name in mine:
+                raise BadColumns(f"columns {called[what]!r} and {name!r} both hold the {what}. {advice(row)}")
+            ignored.append(name)
+        elif what is not None and what != "ignore":
+            found[what], called[what] = row[name], name
+    kinds = {group(what): called[what] for what in (*KINDS, *WORDS) if what in found}
+    if len(kinds) > 1 and len(chosen) == 1:
+        other = [what for what in (*KINDS, *WORDS) if what in found and group(what) not in chosen]
+        ignored += [called[what] for what in other]
+        found = {what: value for what, value in found.items() if what not in other}
+    elif len(kinds) != 1:
+        which = f"columns {' and '.join(map(repr, kinds.values()))} are two kinds of row in one"
+        raise (BadColumns if kinds else BadRow)(
+            f"{which if kinds else 'no caption, question or messages'}. {advice(row)}"
+        )
+    for name in ignored:
+        logger.warning_once(f"column {short(name)} is ignored: columns says that others hold the words")
     return found
 
 
