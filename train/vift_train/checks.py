@@ -57,7 +57,7 @@ def row_problem(row: dict, image_token: str = PLACEHOLDER) -> str | None:
         if not said.strip() and not shown:
             return "an answer or caption is empty" if role == "assistant" else f"a message of the {role} is empty"
     if not messages or messages[-1]["role"] != "assistant":
-        return "the last message is not the assistant's"
+        return "no token to learn from: the last message is not the assistant's"
     if placeholders != len(images) and (placeholders or has_parts):  # plain strings get theirs from the collator
         return f"{placeholders} image placeholders but {len(images)} images"
     return None

@@ -79,7 +79,8 @@ def undecoded(dataset):
     """The same rows with pictures as they are stored: the collator opens them, in its workers and whole ones only."""
     if isinstance(dataset, dict):
         return {name: undecoded(one) for name, one in dataset.items()}
-    if not isinstance(getattr(dataset, "features", None), dict) or dataset.features.get("images") != List(Image()):
+    images = (getattr(dataset, "features", None) or {}).get("images")
+    if not isinstance(getattr(images, "feature", None), Image) or not images.feature.decode:
         return dataset
     if isinstance(dataset, IterableDataset):
         return dataset.cast_column("images", List(Image(decode=False)))
