@@ -117,6 +117,7 @@ def test_a_mapping_leaves_sources_of_other_columns_alone(source):
 
 def test_facts_about_a_row_need_no_mapping(source):
     facts = {"width": 8, "score": 0.5, "url": "https://x.y/a.png", "license": "CC", "bbox": [1, 2], "page_id": "q7"}
+    facts |= {"filename": "a.png", "sentids": ["1", "2"], "split": "train"}
     assert texts(load_rows(source({**QA, **facts}))[0]) == ["which ?", "red"]
 
 

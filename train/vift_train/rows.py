@@ -56,7 +56,7 @@ COLUMNS = {
     "texts": ("texts",),
     "versions": ("versions",),  # conversations to choose from, as `load_rows` itself writes them
     "ignore": ("url", "__url__", "json", "modality", "source", "data_source", "model", "license", "licence", "sha256",
-               "md5", "hash", "category", "split", "__index_level_0__"),
+               "md5", "hash", "category", "filename", "split", "__index_level_0__"),
 }  # fmt: skip
 WORDS = ("question", "input", "answer", "system")
 KINDS = ("messages", "conversations", "texts", "caption")  # or WORDS: one kind a row
@@ -271,7 +271,7 @@ def conversations(found: dict, images: int, query) -> list[list[tuple]]:
         return [[(SPEAKERS[turn["from"]], turn.get("value")) for turn in turns]]
     if "caption" in found:
         if not images:
-            raise BadRow("a caption, but no picture")
+            raise BadRow(f'a caption, but no picture: {", ".join(COLUMNS["image"])}, or columns={{"image": "NAME"}}')
         captions = found["caption"] if isinstance(found["caption"], list) else [found["caption"]]
         captions = [words(caption, "caption").strip() for caption in captions]
         asked = [[text_part(query(caption))] if query else [] for caption in captions]
