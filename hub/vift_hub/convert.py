@@ -92,7 +92,7 @@ def read(cls, source: Path, config):
     return model, LlavaProcessor.from_pretrained(source)
 
 
-def convert(source: str, output: Path, to: str = "vift", repetition_penalty: float | None = None, **original):
+def convert(source: str, output: Path, to: str = "vift", *, repetition_penalty: float | None = None, **original):
     """
     Args:
         source: folder or Hub id.

@@ -79,8 +79,8 @@ def from_original(source: Path, config: dict, vision_tower=None, language_model=
         what = "--vision-tower" if vision_tower else f"{file}: mm_vision_tower"
         raise ValueError(f"{what}={tower_name!r} cannot be read: give --vision-tower a folder or Hub id") from error
     # training's settings lie in the same file; what the decoder's class does not know is none of its
-    known = set(CONFIG_MAPPING[kind]().to_dict()) - {"_name_or_path", "architectures", "model_type"}
-    known |= {"torch_dtype", "head_dim", "partial_rotary_factor"}
+    known = {*CONFIG_MAPPING[kind]().to_dict(), "torch_dtype", "head_dim", "partial_rotary_factor"}
+    known -= {"_name_or_path", "architectures", "model_type", "use_cache"}  # training turns the cache off
     text = {name: value for name, value in config.items() if name in known or name.startswith("rope_")}
 
     tokenizer = AutoTokenizer.from_pretrained(source if (source / "tokenizer_config.json").is_file() else base)
@@ -189,7 +189,7 @@ def _read_weights(source: Path, language_model: str | None, kind: str) -> tuple[
         for file in (adapter, others):
             if not file.is_file():
                 raise ValueError(f"source={source} is a LoRA folder without {file.name}: {file} is needed, too")
-        lora_config = json.loads(adapter.read_text(encoding="utf-8"))
+        lora_config = _json(adapter)
         base = _folder(language_model or lora_config.get("base_model_name_or_path"), kind, adapter)
         weights = _merged(_tensors(base) | _extra(others), lora_config, source)
     elif projector.is_file():
@@ -212,7 +212,7 @@ def _folder(language_model: str | None, kind: str, adapter: Path) -> Path:
     try:
         folder = Path(language_model or "")
         folder = folder if language_model and folder.is_dir() else Path(snapshot_download(language_model))
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+        found = _json(folder / "config.json")["model_type"]
     except (ValueError, OSError, KeyError, TypeError) as error:
         where = f" (or base_model_name_or_path in {adapter})" if adapter.is_file() else ""
         raise ValueError(f"{what}{where} cannot be read: give --language-model a folder or Hub id") from error
@@ -231,15 +231,25 @@ def _tensors(source: Path) -> dict[str, torch.Tensor]:
 
 
 def _load(file: Path) -> dict[str, torch.Tensor]:
-    if file.suffix == ".safetensors":
-        return load_file(file)
     try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file makes the reader raise anything
-        raise ValueError(f"{file} cannot be read as tensors alone (weights_only=True): save it again so") from error
+        safe = file.suffix == ".safetensors"
+        weights = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file makes its reader raise anything
+        what = "" if safe else " as tensors alone (weights_only=True)"
+        raise ValueError(f"{file} cannot be read{what}: fetch or save it again, tensors only") from error
     if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
         raise ValueError(f"{file} holds other things than tensors with names: save a state dict")
     return weights
+
+
+def _json(file: Path) -> dict:
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is no JSON object: fetch or save it again")
+    return found
 
 
 def _extra(file: Path) -> dict[str, torch.Tensor]:
@@ -258,6 +268,8 @@ def _merged(weights: dict, config: dict, source: Path) -> dict[str, torch.Tensor
     for name, plain in {"peft_type": "LORA", "fan_in_fan_out": False, "alpha_pattern": {}, "use_dora": False}.items():
         if (value := config.get(name) or plain) != plain:
             raise ValueError(f"{source / 'adapter_config.json'} has {name}={value!r}: merge it with peft first")
+    if not isinstance(alpha := config.get("lora_alpha"), int | float):
+        raise ValueError(f"{source / 'adapter_config.json'} has lora_alpha={alpha!r}: a number is needed")
     adapter = {n.removeprefix("base_model.model.").replace(".default.", "."): t for n, t in _load(file).items()}
     if not any(name.endswith(".lora_A.weight") for name in adapter):
         raise ValueError(f"{file} holds no lora_A.weight: not an adapter of peft")
@@ -269,7 +281,7 @@ def _merged(weights: dict, config: dict, source: Path) -> dict[str, torch.Tensor
         update = tensor
         if part == "A.weight" and (up := adapter.get(module + ".lora_B.weight")) is not None:
             rank = tensor.shape[0] ** (0.5 if config.get("use_rslora") else 1)
-            update = up.float() @ tensor.float() * (config["lora_alpha"] / rank)
+            update = up.float() @ tensor.float() * (alpha / rank)
         elif part:
             raise ValueError(f"{file} holds {name}: merge it with peft first")
         if target not in weights or weights[target].shape != update.shape:

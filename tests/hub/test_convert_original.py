@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForImageTextToText,
@@ -18,6 +18,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from tests.modeling.checkpoint import save_checkpoint
 from vift_hub.convert import main
 
 SYSTEM = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
@@ -96,7 +97,8 @@ class Authors:
         tower = {"model.vision_tower.vision_tower.vision_model." + n.removeprefix("vision_model."): t.clone()
                  for n, t in self.tower.state_dict().items()}  # fmt: skip
         assert any("head." in n for n in tower) and any("layers.2." in n for n in tower)
-        save_file(dict(self.text.state_dict()) | self.projector() | tower, saved / "model.safetensors")
+        text = {n: t.clone() for n, t in self.text.state_dict().items()}
+        save_file(text | self.projector() | tower, saved / "model.safetensors")
         tokenizer().save_pretrained(saved)
         (saved / "generation_config.json").write_text(json.dumps(self.generation))
         return saved
@@ -289,3 +291,34 @@ def test_what_cannot_be_converted_is_one_line_that_says_what_would_do(tmp_path, 
     refused(stage1 / "mm_projector.bin", "weights_only=True", args=[stage1, "--language-model", base])
     (stage1 / "mm_projector.bin").write_bytes(b"no pickle")
     refused(stage1 / "mm_projector.bin", "weights_only=True", args=[stage1, "--language-model", base])
+    (whole / "model.safetensors").write_bytes(b"no tensors")
+    refused(whole / "model.safetensors", "cannot be read", args=[whole])
+    (lora / "adapter_config.json").write_text("[]")
+    refused(lora / "adapter_config.json", "no JSON object", args=[lora, "--language-model", base])
+    (lora / "adapter_config.json").write_text('{"lora_alpha": null}')
+    refused(lora / "adapter_config.json", "lora_alpha=None", args=[lora, "--language-model", base])
+
+
+def test_options_that_do_not_go_with_the_source_are_refused(tmp_path, capsys):
+    save_checkpoint(tmp_path / "vift")
+    main([str(tmp_path / "vift"), str(tmp_path / "llava"), "--to", "llava"])
+    for args in (["vift", "out", "--to", "llava"], ["llava", "out"]):
+        for option in ("--vision-tower", "--language-model", "--conversation"):
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as stopped:
+                main([*(str(tmp_path / a) for a in args[:2]), *args[2:], option, "bunny"])
+            err = capsys.readouterr().err
+            assert stopped.value.code == 2 and option[2:].replace("-", "_") + "=bunny" in err and "leave it out" in err
+
+
+def test_tied_embeddings_and_other_precisions_keep_logits(tmp_path):
+    authors = Authors(tmp_path)
+    authors.text.lm_head.weight = authors.text.model.embed_tokens.weight
+    source = authors.whole(tie_word_embeddings=True, use_cache=False)
+    weights = load_file(source / "model.safetensors")
+    del weights["lm_head.weight"]
+    connector = {n: t.double() for n, t in weights.items() if "mm_projector" in n}
+    save_file(weights | connector, source / "model.safetensors")
+    main([str(source), str(tmp_path / "vift")])
+    model, _ = same_as_the_authors(authors, tmp_path / "vift")
+    assert {p.dtype for p in model.parameters()} == {torch.float32} and model.config.text_config.use_cache
