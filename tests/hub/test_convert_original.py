@@ -294,7 +294,7 @@ def test_what_cannot_be_converted_is_one_line_that_says_what_would_do(tmp_path, 
     (whole / "model.safetensors").write_bytes(b"no tensors")
     refused(whole / "model.safetensors", "does not load", args=[whole])
     (lora / "adapter_config.json").write_text("[]")
-    refused(lora / "adapter_config.json", "no JSON object", args=[lora, "--language-model", base])
+    refused(lora / "adapter_config.json", "holds a list", args=[lora, "--language-model", base])
     (lora / "adapter_config.json").write_text('{"lora_alpha": null}')
     refused(lora / "adapter_config.json", "lora_alpha=None", args=[lora, "--language-model", base])
 
