@@ -3,6 +3,8 @@
 A row is as long as its rendered conversation, with `tokens_per_image` in place of each image.
 """
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
@@ -17,7 +19,20 @@ def row_lengths(processor, conversations: list[list[dict]], images: list[int], t
     return [len(row) - row.count(image_id) + count * tokens_per_image for row, count in zip(ids, images)]
 
 
-def dataset_lengths(dataset: Dataset, processor, tokens_per_image: int, num_proc: int | None = None) -> list[int]:
+def column(dataset: Dataset, name: str) -> np.ndarray:
+    """A whole column, read once: numbers (N,) int64, or words (N,), with no Python object a row."""
+    values, rows = dataset.data.column(name), dataset._indices
+    words = not pa.types.is_integer(values.type)
+    values = values.dictionary_encode().unify_dictionaries().combine_chunks() if words else values
+    values = values if rows is None else values.take(rows.column(0).combine_chunks())  # datasets takes row by row
+    if values.null_count:
+        raise ValueError(f"column {name!r} has no value in {values.null_count} of {len(values)} rows")
+    if words:
+        return np.asarray(values.dictionary.to_pylist())[values.indices.to_numpy()]
+    return values.to_numpy().astype(np.int64, copy=False)
+
+
+def dataset_lengths(dataset: Dataset, processor, tokens_per_image: int, num_proc: int | None = None) -> np.ndarray:
     """`row_lengths` of a whole data set; kept in the cache of `datasets`, so that only the first run waits."""
 
     def measure(table):
@@ -28,4 +43,4 @@ def dataset_lengths(dataset: Dataset, processor, tokens_per_image: int, num_proc
     measured = rows.map(
         measure, batched=True, remove_columns=["messages", "images"], num_proc=num_proc, desc="lengths"
     )
-    return measured.with_format(None)["length"][:]
+    return column(measured, "length")

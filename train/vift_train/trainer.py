@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import IterableDataset
@@ -32,7 +33,7 @@ from .callbacks import ModalityProgress, Throughput
 from .checks import check_columns, check_groups, small_modalities
 from .collator import CheckedCollator
 from .config import INHERITED, STATE_FILE, VIFTTrainingConfig, parse_band
-from .lengths import dataset_lengths, row_lengths
+from .lengths import column, dataset_lengths, row_lengths
 from .runs import (
     check_fingerprint,
     digest_rows,
@@ -41,6 +42,8 @@ from .runs import (
     lock,
     make_room,
     newest_checkpoint,
+    told,
+    unwritten,
     written_aside,
 )
 from .sampler import ModalityBatchSampler
@@ -126,19 +129,19 @@ class VIFTTrainer(SFTTrainer):
         self._train_collator = copy.copy(self.data_collator)
         self._train_collator.trains_on_text = args.train_language_model
         self.add_callback(_AtTheStart())
-        modalities = self._lengths = None
+        self._modalities = self._lengths = None
         self._tokens_per_image = 0  # of the first image row; every image has as many
         if is_stream:
             first = list(train_dataset.take(CHECKED_ROWS))
             self._check_rows(first)
             known["first_rows"] = [[row.get("id"), row["messages"]] for row in first]
         else:
-            modalities = list(train_dataset["modality"])
-            for message in small_modalities(modalities, self._group):
+            self._modalities = column(train_dataset, "modality")
+            for message in small_modalities(self._modalities, self._group):
                 warnings.warn(message, stacklevel=2)
-            for modality in sorted(set(modalities)):
-                first = [i for i, name in enumerate(modalities) if name == modality][:CHECKED_ROWS]
-                self._check_rows([train_dataset[i] for i in first])
+            for modality in np.unique(self._modalities):
+                first = np.flatnonzero(self._modalities == modality)[:CHECKED_ROWS]
+                self._check_rows([train_dataset[i] for i in first.tolist()])
             if args.group_by_length:
                 self._lengths = self._measure_dataset(train_dataset)
         self._throughput: dict[str, Throughput] = {}  # by modality, since the start
@@ -146,10 +149,11 @@ class VIFTTrainer(SFTTrainer):
         self._fingerprint = None
         if self.accelerator.is_main_process:
             known |= {} if is_stream else {"rows_sha256": digest_rows(train_dataset)}
-            self._fingerprint = fingerprint(args, self.accelerator.num_processes, modalities, self._lengths, **known)
+            known["world_size"] = self.accelerator.num_processes
+            self._fingerprint = fingerprint(args, self._modalities, self._lengths, **known)
         (self._fingerprint,) = broadcast_object_list([self._fingerprint])
         if self.pop_callback(ProgressCallback) is not None:
-            self.add_callback(ModalityProgress(self._throughput, self._sampler().steps if modalities else None))
+            self.add_callback(ModalityProgress(self._throughput, None if is_stream else self._sampler().steps))
 
     @property
     def _group(self) -> int:
@@ -162,16 +166,16 @@ class VIFTTrainer(SFTTrainer):
             if row["images"] and not self._tokens_per_image:
                 self._tokens_per_image = tokens_per_image(self.processing_class, *batch["pixel_values"].shape[-2:])
 
-    def _measure_dataset(self, dataset) -> list[int]:
+    def _measure_dataset(self, dataset) -> np.ndarray:
         """The column `length`, or the lengths counted from the text and the number of images."""
         if "length" in dataset.column_names:
-            lengths = dataset["length"][:]
+            lengths = column(dataset, "length")
         else:
             with self.accelerator.local_main_process_first():  # the others read its cache
                 lengths = dataset_lengths(
                     dataset, self.processing_class, self._tokens_per_image, self.args.dataset_num_proc
                 )
-        return lengths if self.args.max_length is None else [min(n, self.args.max_length) for n in lengths]
+        return lengths if self.args.max_length is None else np.minimum(lengths, self.args.max_length)
 
     def _measure_rows(self, rows: list[dict]) -> list[int]:
         if all(row.get("length") is not None for row in rows):
@@ -182,7 +186,7 @@ class VIFTTrainer(SFTTrainer):
     def _sampler(self) -> ModalityBatchSampler:
         args = self.args
         return ModalityBatchSampler(
-            self.train_dataset["modality"],
+            self._modalities,
             batch_size=args.per_device_train_batch_size,
             group=self._group,
             seed=args.seed if args.data_seed is None else args.data_seed,
@@ -289,25 +293,30 @@ class VIFTTrainer(SFTTrainer):
     # Checkpoints ------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        if isinstance(resume_from_checkpoint, bool) and resume_from_checkpoint:
-            resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
+        resumed, world = resume_from_checkpoint is True, self.args.world_size
+        if resumed:
+            resume_from_checkpoint = newest_checkpoint(self.args.output_dir, world)
         if resume_from_checkpoint:
             file = Path(resume_from_checkpoint) / STATE_FILE
             if not file.is_file():
                 raise ValueError(f"{resume_from_checkpoint} holds no {STATE_FILE}: not a checkpoint of this trainer")
             saved = json.loads(file.read_text(encoding="utf-8"))["fingerprint"]
             check_fingerprint(saved, self._fingerprint, str(resume_from_checkpoint))
+            if missing := unwritten(resume_from_checkpoint, world):
+                raise ValueError(f"resume_from_checkpoint={resume_from_checkpoint} lacks {missing}: not a whole save")
         if self.args.should_save:
             output_dir = self.args.output_dir
             self._lock = lock(output_dir)  # as long as this trainer lives: the final save is its own too
             if Path(resume_from_checkpoint or "nowhere/x").resolve().parent != Path(output_dir).resolve():
-                make_room(output_dir, self.args.overwrite_output_dir, getattr(self.model, "name_or_path", None))
+                make_room(
+                    output_dir, self.args.overwrite_output_dir, getattr(self.model, "name_or_path", None), resumed
+                )
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def save_model(self, output_dir=None, _internal_call=False):
         """Weights, config, code, processor and template (as the parent does), and what a later run inherits."""
         folder = Path(output_dir or self.args.output_dir)
-        with written_aside(folder) if self.args.should_save else nullcontext(folder) as part:
+        with told(folder), written_aside(folder) if self.args.should_save else nullcontext(folder) as part:
             super().save_model(str(part), _internal_call=True)
             if self.args.should_save:
                 config = {name: getattr(self.args, name) for name in ("stage", "train_layers", *INHERITED)}
@@ -315,6 +324,14 @@ class VIFTTrainer(SFTTrainer):
                 (part / STATE_FILE).write_text(text, encoding="utf-8")
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save_checkpoint(self, model, trial):
+        with told(self.args.output_dir):
+            super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir):
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # the state that is written next says that all ranks' files are there
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
         """See `vift_hub.card`; the arguments are TRL's, and `tags` are added to the usual ones."""
