@@ -1,6 +1,8 @@
 """Run by test_kill.py: runs that are killed (SIGKILL) at seeded moments and resumed, beside one that never was.
 
-    python tests/train/kills.py FOLDER KIND KILLS SEED     # KIND: map or stream, then the number of processes: map2
+    python tests/train/kills.py FOLDER KILLS SEED
+
+Kinds of run: from a map-style data set or a stream, of one process or two; the kills are shared out among them.
 
 A moment is the end of a micro-batch, a file in `out` that is opened, renamed or deleted, or one that is half written
 (what C++ and Rust write is not seen from Python: it is cut in half and then written again). Runs are forks of this
@@ -12,7 +14,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import signal
 import socket
 import sys
@@ -31,6 +32,7 @@ from tests.train.tiny_run import losses, rows, trainer  # noqa: E402
 from vift_train.trainer import VIFTTrainer  # noqa: E402
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "shutil.rmtree")
+KINDS = ("map1", "stream1", "map2", "stream2")
 STEPS = 9  # a pass is 6 steps of one process, 3 of two
 
 
@@ -46,9 +48,11 @@ class Moments:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def hook(self, event, args) -> None:
-        if event in EVENTS and isinstance(args[0], (str, os.PathLike)) and str(args[0]).startswith(self.out + "/"):
-            if event != "open" or (isinstance(args[1], str) and "r" not in args[1]):
-                self.reach(f"{event} {Path(args[0]).name}")
+        if event not in EVENTS or not isinstance(args[0], (str, os.PathLike)):
+            return
+        writes = event != "open" or (isinstance(args[1], str) and "r" not in args[1])
+        if writes and str(args[0]).startswith(self.out + "/"):
+            self.reach(f"{event} {Path(args[0]).name}")
 
     def halved(self, write, place: int):
         """`write`, with a moment at which half of the file is there; `place`: which argument is its path."""
@@ -81,8 +85,8 @@ def train(folder: Path, kind: str, kill_at: int, rank: int) -> None:
     torch.save = moments.halved(torch.save, 1)
     modeling_utils.safe_save_file = moments.halved(safetensors_torch.save_file, 1)
     data = IterableDataset.from_generator(rows, gen_kwargs={"images": 13, "texts": 6}) if "stream" in kind else None
-    run = trainer(folder.parent / "start", out, data, cls=Counted, max_steps=STEPS, save_steps=2, save_total_limit=2,
-                  lr_scheduler_type="cosine")  # fmt: skip
+    options = {"max_steps": STEPS, "save_steps": 2, "save_total_limit": 2, "lr_scheduler_type": "cosine"}
+    run = trainer(folder.parents[1] / "start", out, data, cls=Counted, **options)
     run.train(resume_from_checkpoint=bool(list(out.glob("checkpoint-*"))))
     final = len(moments.names)
     run.save_model()
@@ -126,26 +130,18 @@ def result(folder: Path, rank: int = 0) -> dict:
     return json.loads((folder / f"result-{rank}.json").read_text())
 
 
-def main(folder, kind, kills, seed):
-    folder, rng = Path(folder), random.Random(f"{kind}{seed}")
-    if os.fork() == 0:
-        save_checkpoint(folder / "start")
-        os._exit(0)
-    os.wait()
-    (folder / "whole").mkdir()
+def kill_and_resume(folder: Path, kind: str, kills: int, rng: random.Random) -> None:
+    (folder / "whole").mkdir(parents=True)
     assert launch(folder / "whole", kind) == 0
     whole = [result(folder / "whole", rank) for rank in range(int(kind[-1]))]
     model = (folder / "whole/out/model.safetensors").read_bytes()
-    for number in range(int(kills)):
-        one = folder / "killed"
-        shutil.rmtree(one, ignore_errors=True)
+    for number in range(kills):
+        one = folder / f"killed-{number}"
         one.mkdir()
-        rank = rng.randrange(len(whole)) if number % 2 else 0
-        first = whole[0]["final"] if number % 2 == 0 else 0
-        rank = 0 if first else rank
+        first, rank = (whole[0]["final"], 0) if number % 2 == 0 else (0, rng.randrange(len(whole)))
         moment = rng.randint(first + 1, len(whole[rank]["names"]))
         shown = [f"{kind}: rank {rank} killed at moment {moment} ({whole[rank]['names'][moment - 1]})"]
-        assert launch(one, kind, moment, rank) == -signal.SIGKILL
+        assert launch(one, kind, moment, rank) == -signal.SIGKILL, shown
         if (one / "out/model.safetensors").exists():
             assert (one / "out/model.safetensors").read_bytes() == model, shown
         if number % 3 == 2:
@@ -160,7 +156,19 @@ def main(folder, kind, kills, seed):
         assert (one / "out/model.safetensors").read_bytes() == model, shown
         assert not (one / "out/.saving").exists()
         print("; ".join(shown), flush=True)
-    print(f"DONE {len(whole[0]['names'])} moments, {whole[0]['final']} before the final save")
+    print(f"{kind}: {len(whole[0]['names'])} moments, {whole[0]['final']} before the final save", flush=True)
+
+
+def main(folder, kills, seed):
+    folder, kills = Path(folder), int(kills)
+    for number, kind in enumerate(KINDS):
+        (folder / kind).mkdir(parents=True)
+        if os.fork() == 0:
+            save_checkpoint(folder / kind / "start")
+            os._exit(0)
+        os.wait()
+        share = kills // len(KINDS) + (number < kills % len(KINDS))
+        kill_and_resume(folder / kind / "runs", kind, share, random.Random(f"{kind}{seed}"))
 
 
 main(*sys.argv[1:])

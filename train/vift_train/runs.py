@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+import traceback
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,8 +116,9 @@ def newest_checkpoint(output_dir: str, world: int = 1) -> str | None:
 
 def lock(output_dir: str) -> FileLock:
     """Held as long as the result lives; released by the system when the process dies."""
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
-    one = FileLock(Path(output_dir) / ".vift-train.lock", is_singleton=True)
+    file = Path(output_dir) / ".cache/huggingface/vift-train.lock"  # where the Hub's client uploads nothing from
+    file.parent.mkdir(parents=True, exist_ok=True)
+    one = FileLock(file, is_singleton=True)
     try:
         one.acquire(timeout=6)  # data workers of a killed run notice its end within 5 seconds
     except Timeout:
@@ -151,8 +153,9 @@ def told(output_dir: str | Path):
     except HfHubHTTPError:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:
-        if type(error) is RuntimeError and "PytorchStreamWriter" not in str(error):
-            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, RuntimeError) and not any("torch/serialization" in frame.filename for frame in frames):
+            raise  # of torch.save alone it is a write that failed
         why = " ".join(str(error).split())
         known = why.startswith("output_dir=")
         raise OSError(

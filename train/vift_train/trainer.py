@@ -22,14 +22,14 @@ from accelerate.utils import broadcast_object_list
 from datasets import IterableDataset
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
-from transformers import ProgressCallback, TrainerCallback
+from transformers import ProgressCallback
 from trl import SFTTrainer
 
 from vift_hub.card import training_card
 from vift_hub.join import tokens_per_image
 
 from .auto_band import AUTO, auto_band
-from .callbacks import ModalityProgress, Throughput
+from .callbacks import AtTheStart, ModalityProgress, Throughput
 from .checks import check_columns, check_groups, small_modalities
 from .collator import CheckedCollator
 from .config import INHERITED, STATE_FILE, VIFTTrainingConfig, parse_band
@@ -68,21 +68,6 @@ def is_trained(name: str, args: VIFTTrainingConfig, band: Collection[int] | None
         layer = re.search(r"\.layers\.(\d+)\.", name)
         return args.train_language_model and layer is not None and int(layer[1]) in band
     return getattr(args, f"train_{module}")
-
-
-class _AtTheStart(TrainerCallback):
-    """Refuses a checkpoint beyond the run's end, and keeps frozen layers out: gradient checkpointing makes the
-    embeddings' output require gradients, for adapters; with a band that would send backward through the frozen layers
-    below it (0.83-0.91 of full training's time instead of 0.63)."""
-
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        done, last = state.global_step, state.max_steps
-        if done > last:
-            raise ValueError(
-                f"the checkpoint is of step {done}, the run has {last}: raise max_steps or num_train_epochs"
-            )
-        if not hasattr(model, "peft_config") and hasattr(model, "disable_input_require_grads"):
-            model.disable_input_require_grads()
 
 
 class VIFTTrainer(SFTTrainer):
@@ -128,7 +113,7 @@ class VIFTTrainer(SFTTrainer):
             self.data_collator = CheckedCollator(**fields)  # evaluation may ask about text in any stage
         self._train_collator = copy.copy(self.data_collator)
         self._train_collator.trains_on_text = args.train_language_model
-        self.add_callback(_AtTheStart())
+        self.add_callback(AtTheStart())
         self._modalities = self._lengths = None
         self._tokens_per_image = 0  # of the first image row; every image has as many
         if is_stream:
@@ -300,8 +285,9 @@ class VIFTTrainer(SFTTrainer):
             file = Path(resume_from_checkpoint) / STATE_FILE
             if not file.is_file():
                 raise ValueError(f"{resume_from_checkpoint} holds no {STATE_FILE}: not a checkpoint of this trainer")
-            saved = json.loads(file.read_text(encoding="utf-8"))["fingerprint"]
-            check_fingerprint(saved, self._fingerprint, str(resume_from_checkpoint))
+            saved = json.loads(file.read_text(encoding="utf-8"))
+            check_fingerprint(saved["fingerprint"], self._fingerprint, str(resume_from_checkpoint))
+            self._total_train_tokens = saved["num_tokens"]  # TRL counts from 0 again
             if missing := unwritten(resume_from_checkpoint, world):
                 raise ValueError(f"resume_from_checkpoint={resume_from_checkpoint} lacks {missing}: not a whole save")
         if self.args.should_save:
@@ -320,8 +306,8 @@ class VIFTTrainer(SFTTrainer):
             super().save_model(str(part), _internal_call=True)
             if self.args.should_save:
                 config = {name: getattr(self.args, name) for name in ("stage", "train_layers", *INHERITED)}
-                text = json.dumps({"config": config, "fingerprint": self._fingerprint}, indent=1) + "\n"
-                (part / STATE_FILE).write_text(text, encoding="utf-8")
+                record = {"config": config, "fingerprint": self._fingerprint, "num_tokens": self._total_train_tokens}
+                (part / STATE_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
