@@ -41,7 +41,7 @@ class RunArguments:
     ask: list[str] | None = option(None, "questions about these pictures; None: the captions' own queries")
     streaming: bool = option(False, "read rows as they are needed; needs --max_steps")
     on_bad_row: str = option("skip", "skip (counted and named) or raise")
-    num_proc: int | None = option(None, "processes that convert rows")
+    num_proc: int | None = option(None, "processes that convert rows and count lengths")
 
 
 class Parser(TrlParser):
@@ -121,6 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser((RunArguments, VIFTTrainingConfig, ModelConfig), description=__doc__.split("\n")[0])
     try:
         run, args, model_args = parser.parse_args_and_config(argv)
+        args.dataset_num_proc = run.num_proc = run.num_proc or args.dataset_num_proc
         evaluation, rows = load_evaluation(run, args), load_mixture(run, args)
         model, processor = load_model(run, model_args)
         common = {"processing_class": processor, "peft_config": get_peft_config(model_args)}
