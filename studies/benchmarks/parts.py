@@ -4,9 +4,9 @@
     pip install gguf
     python studies/benchmarks/parts.py --json docs/results/parts/parts.json
 
-SmolLM2-135M-Instruct (GGUF, Q4_1) and EfficientNet-Lite0 (ImageNet). Text logits are compared with those of transformers'
-own loader of the GGUF file; image features with those of the code of `efficientnet-lite-pytorch`, with the same weights
-and pixels. Differences are relative to the largest value.
+SmolLM2-135M-Instruct (GGUF, Q4_1) and EfficientNet-Lite0 (ImageNet). Text logits are compared with those of
+transformers' own loader of the GGUF file; image features with those of the code of `efficientnet-lite-pytorch`, with
+the same weights and pixels. Differences are relative to the largest value.
 """
 
 import argparse
