@@ -15,7 +15,6 @@ the tower that the config names. A `repetition_penalty` in the checkpoint's gene
 import argparse
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from huggingface_hub import snapshot_download
@@ -27,6 +26,7 @@ from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 
 from .join import tokens_per_image
 from .original import CONVERSATIONS, QWEN2, VICUNA, all_there, from_original  # noqa: F401
+from .output import check_new, new_folder
 
 FILES = (
     "config.json",
@@ -141,8 +141,7 @@ def convert(source: str, output: Path, to: str = "vift", *, repetition_penalty: 
     Raises:
         ValueError: `output` is not empty, the source is of another kind, or an argument does not go with it.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"output={output} exists and is not an empty folder")
+    check_new(output)
     if repetition_penalty is not None and not 0 < repetition_penalty < float("inf"):
         raise ValueError(f"repetition_penalty={repetition_penalty}: a number > 0; 1 is none")
     if original.get("conversation") not in (None, *CONVERSATIONS):
@@ -157,14 +156,9 @@ def convert(source: str, output: Path, to: str = "vift", *, repetition_penalty: 
         raise ValueError(str(error) if str(folder) in str(error) else f"source={source}: {error!r}") from error
     if repetition_penalty is not None:
         model.generation_config.repetition_penalty = repetition_penalty
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output.parent) as scratch:  # whole, or not there
-        try:
-            model.save_pretrained(Path(scratch) / output.name)
-            processor.save_pretrained(Path(scratch) / output.name)
-            (Path(scratch) / output.name).replace(output)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"output={output} cannot be written: {error}") from error
+    with new_folder(output) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
     return model, processor
 
 
@@ -184,6 +178,8 @@ def main(argv: list[str] | None = None) -> None:
         model, processor = convert(**vars(args))
     except (ValueError, OSError, SafetensorError, StrictDataclassError) as error:
         parser.exit(2, f"vift-convert: error: {' '.join(str(error).split())}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "vift-convert: stopped; nothing was written\n")
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"wrote {args.output}: {type(model).__name__}, {size:.1f} M parameters")
     if (penalty := model.generation_config.repetition_penalty) not in (None, 1):

@@ -20,6 +20,7 @@ from modeling_vift.attach_vift import check_text_run
 
 from .chat import template_for
 from .join import IMAGE_TOKEN, count_tokens, join
+from .output import check_new, new_folder
 from .parts import image_processor, load_language_model, load_tower
 
 
@@ -136,9 +137,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    if args.output.exists() and any(args.output.iterdir()):
-        parser.exit(2, f"vift-init: error: --output={args.output} exists and is not empty\n")
     try:
+        check_new(args.output)
         for name in ("pool", "pixel_shuffle"):
             if getattr(args, name) < 1:
                 raise ValueError(f"{name}={getattr(args, name)} must be at least 1")
@@ -146,10 +146,13 @@ def main(argv: list[str] | None = None) -> None:
             args.vision_tower, args.language_model, getattr(torch, args.dtype), args.seed, args.feature_layer,
             args.pool, args.pixel_shuffle, args.image_aspect_ratio, args.gguf_file,
         )  # fmt: skip
+        with new_folder(args.output) as folder:
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
     except (ValueError, OSError) as error:
         parser.exit(2, f"vift-init: error: {' '.join(str(error).split())}\n")
-    model.save_pretrained(args.output)
-    processor.save_pretrained(args.output)
+    except KeyboardInterrupt:
+        parser.exit(130, "vift-init: stopped; nothing was written\n")
     print(report(model))
     print(f"wrote {args.output}")
 

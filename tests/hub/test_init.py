@@ -82,7 +82,7 @@ def test_bad_parts_are_one_line_and_status_2(tmp_path, capsys):
     (tmp_path / "full" / "file").touch()
     good = {"--vision-tower": tmp_path / "tower", "--language-model": tmp_path / "llm", "--output": tmp_path / "out"}
     for change, message in [
-        ({"--output": tmp_path / "full"}, "exists and is not empty"),
+        ({"--output": tmp_path / "full"}, "exists and is not an empty folder"),
         ({"--vision-tower": tmp_path / "nowhere"}, "nowhere"),
         ({"--vision-tower": tmp_path / "llm"}, "has no image_size"),
     ]:

@@ -7,12 +7,14 @@ import sys
 import pytest
 import torch
 import transformers
+from datasets import Dataset, Features
 from PIL import Image
 
 from tests.modeling.processor_files import Family
 from vift_hub.chat import template_for
 from vift_hub.init import build, main
 from vift_train.config import VIFTTrainingConfig
+from vift_train.data import FEATURES
 from vift_train.trainer import VIFTTrainer
 
 SMALL = {
@@ -209,11 +211,8 @@ def test_parts_joined_trained_saved_and_loaded_answer_fused(part, tmp_path, lang
             str(tmp_path / f"stage{stage}"), stage=stage, max_steps=5, per_device_train_batch_size=2, use_cpu=True,
             bf16=False, learning_rate=1e-2, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
         )  # fmt: skip
-        from datasets import Dataset
-
-        from vift_train.data import FEATURES
-
-        rows = Dataset.from_list(image_rows + (text_rows if stage == 2 else []), features=FEATURES)
+        features = Features({name: FEATURES[name] for name in image_rows[0]})
+        rows = Dataset.from_list(image_rows + (text_rows if stage == 2 else []), features=features)
         VIFTTrainer(model, args, rows, processing_class=processor).train()
         changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
         assert {next(one for one in (*moved, "vision_tower") if one in name) for name in changed} <= moved and changed
@@ -364,6 +363,30 @@ def test_every_refusal_names_the_part_and_the_reason(part, tmp_path, capsys, mon
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert stopped.value.code == 2 and error.startswith("vift-init: error: ") and words in error, (name, error)
         assert not (tmp_path / "out").exists() and not (tmp_path / "PWNED").exists()
+
+
+def test_ctrl_c_and_a_full_disk_leave_nothing(part, tmp_path, capsys, monkeypatch):
+    arguments = [
+        "--vision-tower",
+        part("siglip"),
+        "--language-model",
+        part("qwen2"),
+        "--output",
+        str(tmp_path / "o/p"),
+    ]
+    for error, status, words in (
+        (KeyboardInterrupt(), 130, "stopped"),
+        (OSError(28, "No space left"), 2, "o/p cannot"),
+    ):
+
+        def save(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(transformers.LlavaProcessor, "save_pretrained", save)
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        told = capsys.readouterr().err.strip().splitlines()[-1]
+        assert stopped.value.code == status and words in told and list((tmp_path / "o").iterdir()) == []
 
 
 def test_a_part_is_found_in_a_package_without_importing_it(part, tmp_path, monkeypatch, capsys):
