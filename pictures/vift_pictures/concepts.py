@@ -109,7 +109,7 @@ def drawing(points: str, style: str = "twemoji") -> Image.Image:
     file = next((one for one in files if one.is_file()), None)
     if file is None:
         raise ValueError(f"style {style!r} has no drawing {points}: no file {files[0].name}")
-    picture = Image.open(io.BytesIO(svg_to_bytes(svg_path=str(file), width=DRAWING_SIZE, skip_system_fonts=True)))
+    picture = Image.open(io.BytesIO(svg_to_bytes(svg_path=str(file), width=DRAWING_SIZE + 56, skip_system_fonts=True)))
     picture = picture.convert("RGBA")
     picture = picture.crop(picture.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox())
     scale = DRAWING_SIZE / max(picture.size)

@@ -87,19 +87,19 @@ _KINDS = {
         pen, paintbrush, crayon, books, envelope, newspaper, calendar, ruler, compass, balloon, gift, teddy bear, kite,
         trophy, coin, bomb, shield, anchor, hourglass, bell, shopping cart, fire extinguisher, wastebasket, spoon,
         teapot, razor, abacus, suitcase, tent, microphone, headphones, glasses, sunglasses, crown, backpack, handbag,
-        soccer ball, basketball, american football, baseball, tennis racket, volleyball, bowling ball, badminton racket,
-        boxing glove, skis, sled, ice skate, ping pong paddle, bow and arrow, fishing pole, yo-yo, frisbee, snowman,
-        moon, star, fire, volcano, mountain, wave, fountain, ferris wheel, roller coaster, robot, ghost, alien, skull,
-        dragon, unicorn, ear, nose, tooth, bone, brain, magnet, money bag, credit card, ring, gear""",
+        soccer ball, basketball, american football, baseball, tennis racket, volleyball, bowling ball,
+        badminton racket, boxing glove, skis, sled, ice skate, ping pong paddle, bow and arrow, fishing pole, yo-yo, frisbee,
+        snowman, moon, star, fire, volcano, mountain, wave, fountain, ferris wheel, roller coaster, robot, ghost, alien,
+        skull, dragon, unicorn, ear, nose, tooth, bone, brain, magnet, money bag, credit card, ring, gear""",
 }
 
 # relation -> "answer/also accepted: concepts; ..."
 _BY_ANSWER = {
     "class": """mammal: zebra, horse, cow, pig, dog, cat, monkey, gorilla, orangutan, wolf, fox, raccoon, lion, tiger,
         leopard, deer, moose, bison, ox, goat, camel, llama, giraffe, elephant, rhinoceros, hippopotamus, mouse, rat,
-        hamster, rabbit, chipmunk, beaver, hedgehog, bat, bear, polar bear, koala, panda, sloth, otter, skunk, kangaroo,
-        badger, donkey, boar, sheep, dolphin, whale, seal; bird: turkey, chicken, rooster, chick, penguin, dove, eagle,
-        duck, swan, owl, flamingo, peacock, parrot, goose, crow; reptile: crocodile, turtle, lizard, snake;
+        hamster, rabbit, chipmunk, beaver, hedgehog, bat, bear, polar bear, koala, panda, sloth, otter, skunk,
+        kangaroo, badger, donkey, boar, sheep, dolphin, whale, seal; bird: turkey, chicken, rooster, chick, penguin, dove,
+        eagle, duck, swan, owl, flamingo, peacock, parrot, goose, crow; reptile: crocodile, turtle, lizard, snake;
         fish: tropical fish, pufferfish, shark; insect: ant, bee, beetle, butterfly, ladybug, cricket,
         cockroach, fly, mosquito; arachnid: spider, scorpion; amphibian: frog; crustacean: crab, lobster, shrimp""",
     "sound": """moo: cow; bark/woof: dog; meow/purr: cat; neigh/whinny: horse; oink/grunt: pig; baa/bleat: sheep;
@@ -195,8 +195,8 @@ def _read() -> tuple[dict[str, tuple[str, ...]], dict[str, dict[str, tuple[str, 
             facts["language"][flags[-1]] = tuple(language.split("/"))
             facts["continent"][flags[-1]] = (continent,)
     for kind, names in kinds.items():
-        accepted = {"fruit": ("fruit", "food"), "vegetable": ("vegetable", "food"), "clothing": ("clothing", "clothes"),
-                    "weather": ()}.get(kind, (kind,) if kind else ())  # fmt: skip
+        also = {"fruit": ("food",), "vegetable": ("food",), "drink": ("beverage",), "clothing": ("clothes",)}
+        accepted = (kind, *also.get(kind, ())) if kind not in ("", "weather") else ()
         facts["category"] |= {name: accepted for name in names if accepted}
     for relation, text in _BY_ANSWER.items():
         for entry in " ".join(text.split()).split(";"):
