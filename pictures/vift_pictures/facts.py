@@ -88,8 +88,10 @@ _KINDS = {
         trophy, coin, bomb, shield, anchor, hourglass, bell, shopping cart, fire extinguisher, wastebasket, spoon,
         teapot, razor, abacus, suitcase, tent, microphone, headphones, glasses, sunglasses, crown, backpack, handbag,
         soccer ball, basketball, american football, baseball, tennis racket, volleyball, bowling ball,
-        badminton racket, boxing glove, skis, sled, ice skate, ping pong paddle, bow and arrow, fishing pole, yo-yo, frisbee,
-        snowman, moon, star, fire, volcano, mountain, wave, fountain, ferris wheel, roller coaster, robot, ghost, alien,
+        badminton racket, boxing glove, skis, sled, ice skate, ping pong paddle, bow and arrow, fishing pole, yo-yo,
+        frisbee,
+        snowman, moon, star, fire, volcano, mountain, wave, fountain, ferris wheel, roller coaster, robot, ghost,
+        alien,
         skull, dragon, unicorn, ear, nose, tooth, bone, brain, magnet, money bag, credit card, ring, gear""",
 }
 
@@ -98,7 +100,8 @@ _BY_ANSWER = {
     "class": """mammal: zebra, horse, cow, pig, dog, cat, monkey, gorilla, orangutan, wolf, fox, raccoon, lion, tiger,
         leopard, deer, moose, bison, ox, goat, camel, llama, giraffe, elephant, rhinoceros, hippopotamus, mouse, rat,
         hamster, rabbit, chipmunk, beaver, hedgehog, bat, bear, polar bear, koala, panda, sloth, otter, skunk,
-        kangaroo, badger, donkey, boar, sheep, dolphin, whale, seal; bird: turkey, chicken, rooster, chick, penguin, dove,
+        kangaroo, badger, donkey, boar, sheep, dolphin, whale, seal; bird: turkey, chicken, rooster, chick, penguin,
+        dove,
         eagle, duck, swan, owl, flamingo, peacock, parrot, goose, crow; reptile: crocodile, turtle, lizard, snake;
         fish: tropical fish, pufferfish, shark; insect: ant, bee, beetle, butterfly, ladybug, cricket,
         cockroach, fly, mosquito; arachnid: spider, scorpion; amphibian: frog; crustacean: crab, lobster, shrimp""",

@@ -8,7 +8,8 @@ NUMBERS = ("no", "one", "two", "three", "four")
 # names that stand without "a", and do not change in the plural
 UNCOUNTED = frozenset(
     """bread cheese rice milk coffee tea wine beer corn broccoli garlic lettuce popcorn butter salt spaghetti sushi
-    honey bacon chocolate candy salad rain lightning soap grapes cherries blueberries peas pancakes peanuts jeans gloves
+    honey bacon chocolate candy salad rain lightning soap grapes cherries blueberries peas pancakes peanuts jeans
+    gloves
     socks shorts scissors books headphones glasses sunglasses skis maracas fire""".split()
 ) | {"french fries", "bubble tea", "ice cream", "tropical fish", "bow and arrow"}
 _PLURALS = {"mouse": "mice", "goose": "geese", "sheep": "sheep", "fish": "fish", "pufferfish": "pufferfish",
@@ -18,7 +19,8 @@ _PLURALS = {"mouse": "mice", "goose": "geese", "sheep": "sheep", "fish": "fish",
             "four leaf clover": "four leaf clovers"}  # fmt: skip
 
 
-_WITH_THE = {"United Kingdom", "United States", "United Arab Emirates", "Netherlands", "Philippines", "Maldives", "Bahamas",
+_WITH_THE = {"United Kingdom", "United States", "United Arab Emirates", "Netherlands", "Philippines", "Maldives",
+             "Bahamas",
              "Gambia", "Seychelles", "Solomon Islands", "Central African Republic", "Dominican Republic"}  # fmt: skip
 
 
