@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from .concepts import ATTRIBUTION, concepts, drawing
+from . import concepts
 from .data import captioned_scene, families_of, question, text_instructions
 from .prompts import PROMPTS
 from .scenes import IMAGE_SIZE, SPLITS, render
@@ -61,7 +61,9 @@ def export(output: Path, scenes: int, instructions: int, questions: int, seed: i
            processes: int | None = None) -> None:  # fmt: skip
     """Write all files. Raises ValueError for a folder begun with other arguments, or where a package is missing."""
     for style in ("twemoji", "openmoji"):
-        drawing(next(iter(concepts().values())).drawings[0], style)  # a missing package ends here, before any file
+        concepts.drawing(
+            next(iter(concepts.concepts().values())).drawings[0], style
+        )  # a missing package ends here, before any file
     settings = {"scenes": scenes, "instructions": instructions, "questions": questions, "seed": seed, "size": size}
     known = output / "export.json"
     if known.exists() and (begun := json.loads(known.read_text(encoding="utf-8"))) != settings:
@@ -85,7 +87,7 @@ def export(output: Path, scenes: int, instructions: int, questions: int, seed: i
             _lines(output / split / "questions.jsonl", named)
     _lines(output / "train" / "instructions.jsonl", text_instructions(instructions, seed))
     _lines(output / "chat_prompts.jsonl", ({"prompt": prompt} for prompt in PROMPTS))
-    _replace(output / "ATTRIBUTION.txt", lambda path: path.write_text("\n".join(ATTRIBUTION.values()) + "\n"))
+    _replace(output / "ATTRIBUTION.txt", lambda path: path.write_text("\n".join(concepts.ATTRIBUTION.values()) + "\n"))
 
 
 def _count(least: int):
