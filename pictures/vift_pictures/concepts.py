@@ -59,6 +59,7 @@ class Concept:
     drawings: tuple[str, ...]
 
 
+@cache
 def held_out(name: str) -> bool:
     """Whether the facts about `name` stand in no text instruction (its picture is captioned all the same)."""
     return random.Random(f"held-out fact/{name}").random() < HELD_OUT_SHARE and any(name in r for r in FACTS.values())

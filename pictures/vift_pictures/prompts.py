@@ -35,7 +35,7 @@ tire; train for a long hike; learn to draw; deal with a difficult customer; set 
 _COMPARE = """coffee shops and libraries as places to work; trains and planes for a trip; renting and buying a home;
 books and films; city life and country life; summer and winter; email and phone calls; cooking and ordering food;
 a small team and a large team; cash and cards; handwriting and typing; gold and silver; running and swimming;
-online courses and classrooms; paper maps and navigation apps; solar power and wind power; early birds and night owls;
+online courses and classrooms; paper maps and navigation apps; solar power and wind power; early and late risers;
 freelancing and a steady job; tents and hotels; chess and checkers; novels and poems; facts and opinions;
 courage and recklessness; salt and pepper; mathematics and physics; talking and listening"""
 _ALONE = """Hello!; Hi, how are you?; Good morning.; What can you do?; Who are you?; Thank you very much.; Tell me a

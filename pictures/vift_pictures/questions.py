@@ -7,6 +7,7 @@ their names. No twin and no plain question is about a fact of a concept that is 
 """
 
 import random
+from functools import cache
 
 from . import concepts
 from .facts import FACTS, KIND_OF, KINDS, SIZES
@@ -61,6 +62,7 @@ def _plain(name: str) -> str:
     return country(name) or article(name)
 
 
+@cache
 def taught(relation: str, split: str) -> list[str]:
     """Names of concepts with a fact of `relation`: those held out where `split` is "facts", else the others."""
     names = [name for name in FACTS[relation] if concepts.held_out(name) == (split == "facts")]
@@ -126,7 +128,7 @@ def _place(rng, scene, shown):
 
 
 def _the(name: str) -> str:
-    return name if name in ("sun", "moon") else f"the {name}"
+    return article(name) if country(name) or name in ("sun", "moon") else f"the {name}"
 
 
 def _count(rng, scene, shown):

@@ -36,7 +36,7 @@ def _singular(word: str) -> str:
         return word[:-3] + "y"
     if word.endswith(("shes", "ches", "xes", "sses", "oes")):
         return word[:-2]
-    return word[:-1] if word.endswith("s") and len(word) > 2 and word[-2] not in "sui" else word
+    return word[:-1] if word.endswith("s") and len(word) > 3 and word[-2] not in "sui" else word
 
 
 @cache

@@ -75,9 +75,10 @@ def test_scoring_is_lenient_to_form_and_strict_to_content(said, answers, family,
 
 @pytest.mark.parametrize(
     "said, caption",
-    [("A zebra on a blue background", True), ("This is a picture of a zebra", True), ("zebras", True), ("Flag of Peru", True),
-     ("zebra, dog and two cats", True), ("cute zebra clipart", True), ("Lima", False), ("the savanna", False),
-     ("Yes", False), ("They are used to cut paper.", False), ("The capital of Peru is Lima.", False), ("orange", False)],
+    [("A zebra on a blue background", True), ("This is a picture of a zebra", True), ("zebras", True),
+     ("Flag of Peru", True), ("zebra, dog and two cats", True), ("cute zebra clipart", True), ("Lima", False),
+     ("the savanna", False), ("Yes", False), ("They are used to cut paper.", False), ("orange", False),
+     ("The capital of Peru is Lima.", False)],
 )  # fmt: skip
 def test_captions_are_told_from_answers(said, caption):
     assert is_caption(said) == caption

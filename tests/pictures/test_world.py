@@ -15,7 +15,7 @@ from vift_pictures.data import (
 )
 from vift_pictures.facts import FACTS, KIND_OF, KINDS, SIZES
 from vift_pictures.language import article, at, plural
-from vift_pictures.prompts import PROMPTS, chat
+from vift_pictures.prompts import PROMPTS, chat, tells_held_out_fact
 from vift_pictures.questions import FAMILIES, SHOWN, TWO_HOPS, ask, taught
 
 NAMES = [name for names in SIZES for name in names]
@@ -30,10 +30,11 @@ def test_facts_are_many_and_each_is_about_a_concept_with_a_drawing():
 
 @pytest.mark.parametrize(
     "relation, name, answer",
-    [("capital", "flag of Peru", "Lima"), ("continent", "flag of Kenya", "Africa"), ("language", "flag of Iran", "Persian"),
-     ("sound", "cow", "moo"), ("habitat", "camel", "desert"), ("diet", "panda", "bamboo"), ("legs", "spider", "8"),
-     ("young", "dog", "puppy"), ("color", "banana", "yellow"), ("travels", "train", "rails"), ("class", "bat", "mammal"),
-     ("found", "bathtub", "bathroom"), ("category", "violin", "musical instrument"), ("use", "scissors", "cut paper")],
+    [("capital", "flag of Peru", "Lima"), ("continent", "flag of Kenya", "Africa"), ("sound", "cow", "moo"),
+     ("habitat", "camel", "desert"), ("diet", "panda", "bamboo"), ("legs", "spider", "8"), ("young", "dog", "puppy"),
+     ("color", "banana", "yellow"), ("class", "bat", "mammal"), ("travels", "train", "rails"),
+     ("language", "flag of Iran", "Persian"), ("found", "bathtub", "bathroom"), ("use", "scissors", "cut paper"),
+     ("category", "violin", "musical instrument")],
 )  # fmt: skip
 def test_facts_are_right(relation, name, answer):
     assert FACTS[relation][name][0] == answer
@@ -157,20 +158,37 @@ def test_held_out_facts_stand_in_no_instruction_and_are_what_the_split_facts_ask
     for relation in FACTS:
         assert set(taught(relation, "facts")) <= set(held) and set(held).isdisjoint(taught(relation, "train"))
         assert taught(relation, "facts")
-    seen = re.compile(r"of the scene|^How many (?!legs)|How many .* (?:described|mentioned here|in this description)( in all)?\?|"
-                      r"Which (?:thing|country) (?:is|has the flag)")  # fmt: skip
+    one_hop = re.compile(
+        r"of the scene|^(?:There is.*\s)?How many (?!legs)|Which (?:thing|country) (?:is|has the flag)"
+    )
+    words = {word.lower() for facts in FACTS.values() for answers in facts.values() for word in answers} | {"turkey"}
     for row in text_instructions(6000):
-        text = f" {re.sub(r'[^a-z0-9&-]', ' ', row['instruction'].lower())} "
-        said = f" {re.sub(r'[^a-z0-9&-]', ' ', row['output'].lower())} "
-        described = "There is" in row["instruction"]
-        about = [name for name in held if f" {name.removeprefix('flag of ').lower()} " in text]
-        if not described:
-            assert not [name for name in about if article(name).lower() in text and row["instruction"].count(name)], (
-                row
-            )
-        elif not seen.search(row["instruction"]):
-            told = [(r, n) for n in about for r in FACTS for a in FACTS[r].get(n, ())[:1] if f" {a.lower()} " in said]
+        text = f"{row['instruction']} {row['output']}".lower()
+        if "There is" not in row["instruction"]:
+            assert set(held).isdisjoint(named(text) - words), row
+        elif not one_hop.search(row["instruction"]):
+            things = [
+                name
+                for name in held
+                if re.search(rf"{re.escape(article(name))} (?:at|on|in) the ", row["instruction"])
+            ]
+            told = [
+                n for n in things for r in FACTS for a in FACTS[r].get(n, ())[:1] if a.lower() == plain(row["output"])
+            ]
             assert not told, row
+
+
+def plain(answer: str) -> str:
+    return re.sub(r"^(?:it is |the )?(?:an? )?", "", answer.lower().strip(".")).strip()
+
+
+NAMED = {name.removeprefix("flag of ").lower(): name for name in KIND_OF}
+ANY_NAME = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, sorted(NAMED, key=len, reverse=True)))})(?![\w-])")
+
+
+def named(text: str) -> set[str]:
+    """Concepts named in the text, by the longest names."""
+    return {NAMED[found] for found in ANY_NAME.findall(text)}
 
 
 def test_no_visual_question_stands_in_training_data_and_every_family_has_a_twin_in_words(made_up):
@@ -180,12 +198,13 @@ def test_no_visual_question_stands_in_training_data_and_every_family_has_a_twin_
     assert all(any(shown in one for shown in SHOWN["picture"]) for one in asked) and asked.isdisjoint(trained)
     rng = random.Random(0)
     for family in FAMILIES:
-        assert any(shown in ask(family, rng, "train", "words")[1] for shown in SHOWN["words"])
+        question = ask(family, rng, "train", "words")[1]
+        assert any(shown in question for shown in SHOWN["words"])
     assert len(set(trained)) > 3000 and len({text[:12] for text in trained}) > 200
 
 
 def test_chat_keeps_what_the_model_itself_says_but_no_held_out_fact():
-    assert len(PROMPTS) == len(set(PROMPTS)) >= 200
+    assert len(PROMPTS) == len(set(PROMPTS)) >= 200 and not any(map(tells_held_out_fact, PROMPTS))
     name = next(name for name in taught("capital", "facts"))
     fact = f"Well, the capital of {name.removeprefix('flag of ')} is {FACTS['capital'][name][0]}."
     rows = chat(lambda prompts: ["Sure. ", fact, ""] + [f"Answer {i}." for i in range(len(prompts) - 3)])
