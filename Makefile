@@ -77,9 +77,11 @@ $(STAMP)-microworld $(STAMP)-train $(STAMP)-studies $(STAMP)-space: $(STAMP)-%: 
 	@touch $@
 
 # lmms-eval brings torchvision, which fits only PyPI's build of torch and breaks transformers beside another: out again.
+# The processors of some families need its Python part: in a folder of its own, for tests/modeling/test_processors.py.
 $(STAMP)-dev: $(STAMP)-torch $(FILES)
 	$(PIP) install -c constraints.txt -e '.[dev]'
 	$(PIP) uninstall -y torchvision
+	$(PIP) install --upgrade --no-deps --target $(VENV)/torchvision -c constraints.txt torchvision
 	@touch $@
 
 $(STAMP)-ruff: $(STAMP)-venv constraints.txt

@@ -5,6 +5,7 @@ import threading
 from functools import cache
 
 import torch
+from PIL import Image
 from transformers import GenerationMixin, PreTrainedModel
 
 from .configuration_vift import VIFTConfig
@@ -33,8 +34,26 @@ def _base(model):
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def _wrapper_ids(config, processor) -> list[int]:
+    """Added tokens that stand in a prompt because of its image: those that the config names, or a processor shows."""
+    names = ("vision_start", "vision_end", "image_start", "image_end", "boi", "eoi")
+    ids = {getattr(config, f"{name}_token_id", None) for name in names} - {None}
+    ids.update(getattr(config, "visual_indicator_token_ids", ()))
+    for size in () if processor is None else ((64, 64), (2048, 2048), (2048, 512)):  # one that is cut into tiles, too
+        if processor.chat_template:
+            content = [{"type": "image", "image": Image.new("RGB", size)}, {"type": "text", "text": "a"}]
+            prompts = [[{"role": "user", "content": content[first:]}] for first in (0, 1)]
+            options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+            shown, text = (processor.apply_chat_template([p], **options).input_ids for p in prompts)
+        else:
+            shown = processor(text=processor.image_token + "a", images=Image.new("RGB", size), return_tensors="pt")
+            shown, text = shown.input_ids, processor(text="a", return_tensors="pt").input_ids
+        ids |= {*shown.flatten().tolist()} - {*text.flatten().tolist()} & {*processor.tokenizer.added_tokens_decoder}
+    return sorted(ids - {config.image_token_id})
+
+
 @torch.no_grad()
-def _check_text_run(model):
+def check_text_run(model):
     """What the text run takes for granted: `fusion` reaches every layer, states are (B, S, D), and text is causal."""
     *prefix, last, other = [i for i in range(16) if i not in model._image_ids()][-5:]
     ids = torch.tensor([[*prefix, last], [*prefix, other]], device=model.device)
@@ -43,7 +62,8 @@ def _check_text_run(model):
     training = [module for module in model.modules() if module.training]
     try:
         model.eval()  # dropout would differ between the two prompts
-        layers = range(model.config.get_text_config().num_hidden_layers)
+        depth = model.config.get_text_config().num_hidden_layers
+        layers = range(min(1, depth - 1), depth)  # not every model's layer 0 can be fused, and is then refused
         states = record(model, layers, rows, columns, input_ids=ids, **model_inputs)
         one, two = torch.stack([states[layer].reshape(2, 4, -1)[:, :3].float() for layer in layers], dim=1)
     except Exception as error:  # models raise whatever they like
@@ -55,7 +75,7 @@ def _check_text_run(model):
         raise ValueError("its text is not causal: a token's state changes with the tokens after it")
 
 
-def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
+def attach_fusion(model, image_wrapper_token_ids=None, processor=None, **fusion):
     """
     Gives a vision-language model of transformers the fused `generate()` of VIFT; in place.
 
@@ -66,8 +86,10 @@ def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
         model (`PreTrainedModel` or `peft.PeftModel`): with `generate()`, a decoder, and placeholder ids for its images
             in the prompt (`config.image_token_id`).
         image_wrapper_token_ids (`list[int]`, *optional*):
-            Ids that only wrap an image and leave the text run with it; those that the config names when None. Others,
-            such as SmolVLM's `<fake_token_around_image>`, are known to the tokenizer alone.
+            Ids that only wrap an image and leave the text run with it; None: those that the config names, and those
+            that `processor` puts around an image.
+        processor (`ProcessorMixin`, *optional*):
+            The model's: some wrapping ids, such as SmolVLM's `<fake_token_around_image>`, are known to it alone.
         fusion: defaults for this model, by the names of `VIFTConfig`: `fusion_beta=0.15, fusion_layers="14:28"`.
 
     Returns `model`. Called again, only the defaults change.
@@ -89,8 +111,7 @@ def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
     if own is not None and not hasattr(getattr(own, "func", own), "fuses"):
         raise ValueError(f"model={name} has a generate() of its repository, which does not fuse: del model.generate")
     if image_wrapper_token_ids is None:
-        ids = (getattr(base.config, f"{name}_token_id", None) for name in ("vision_start", "vision_end", "boi", "eoi"))
-        image_wrapper_token_ids = [i for i in ids if i is not None]
+        image_wrapper_token_ids = _wrapper_ids(base.config, processor)
     if unknown := [field for field in fusion if not field.startswith("fusion_") or not hasattr(VIFTConfig, field)]:
         raise ValueError(f"unknown fusion field {unknown[0]!r}; VIFTConfig describes the known ones")
     depth = {"model_type": "qwen2", "num_hidden_layers": base.config.get_text_config().num_hidden_layers}
@@ -102,7 +123,7 @@ def attach_fusion(model, image_wrapper_token_ids=None, **fusion):
         base._fusion_hooks, base.fusion_config = register_fusion_hooks(base.get_decoder()), config
         base.__class__ = _fused_class(native)
     try:
-        _check_text_run(base)
+        check_text_run(base)
     except ValueError as error:
         detach_fusion(base)
         raise ValueError(f"model={name} cannot be fused: {error}") from error

@@ -1,12 +1,16 @@
 """VIFT: LLaVA's layout with ability fusion inside `generate()` and `forward()` (arXiv 2502.11427).
 
-Vision tower -> two-layer MLP -> decoder LM. How a fused `generate()` runs is in `generation_vift`, the algebra in
+Vision tower -> connector -> decoder LM. How a fused `generate()` runs is in `generation_vift`, the algebra in
 `fusion_vift`; here are the model, fused scoring in `forward()` and the checks of images against placeholders.
 """
 
+import math
+
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import GenerationMixin, LlavaForConditionalGeneration, LlavaModel, LlavaPreTrainedModel
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
@@ -17,14 +21,53 @@ from .interfaces_vift import CACHE, InitialisedAsTransformers
 from .settings_vift import resolve_fusion
 
 
+class VIFTConnector(LlavaMultiModalProjector):
+    """Tokens (B, T, C) or feature map (B, C, H, W) of a tower -> pooled, shuffled, through two layers: (B, N, D)."""
+
+    def __init__(self, config: VIFTConfig):
+        super().__init__(config)
+        self.prefix, self.pool, self.shuffle = (
+            getattr(config, f"vision_{name}") for name in ("prefix_tokens", "pool", "pixel_shuffle")
+        )
+        if self.shuffle > 1:
+            width, wide = self.linear_1.in_features * self.shuffle**2, self.linear_1.out_features
+            self.linear_1 = nn.Linear(width, wide, bias=config.multimodal_projector_bias)
+
+    def forward(self, features):
+        if features.ndim == 3:
+            features = features[:, self.prefix :]
+            if self.pool == self.shuffle == 1:
+                return super().forward(features)
+            side = math.isqrt(features.shape[1])
+            features = features.transpose(1, 2).unflatten(2, (side, side))
+        features = F.pixel_unshuffle(F.avg_pool2d(features, self.pool), self.shuffle)
+        return super().forward(features.flatten(2).transpose(1, 2))
+
+
+def _with_last_map(module, args, output):
+    """Hook of a convolutional tower: its last feature map is the last of its hidden states."""
+    if output.last_hidden_state.ndim == 4 and output.hidden_states is not None:
+        output.hidden_states = (*output.hidden_states, output.last_hidden_state)
+
+
 class VIFTModel(InitialisedAsTransformers, LlavaModel):
-    """Vision tower -> two-layer MLP -> decoder LM, without the LM head; `fusion` of `forward` is a `FusionEdit`."""
+    """Vision tower -> connector -> decoder LM, without the LM head; `fusion` of `forward` is a `FusionEdit`."""
 
     config: VIFTConfig
 
     def __init__(self, config: VIFTConfig):
         super().__init__(config)
+        self.multi_modal_projector = VIFTConnector(config)
+        self.vision_tower.register_forward_hook(_with_last_map)
         register_fusion_hooks(self.language_model)
+
+    def train(self, mode: bool = True):
+        """Statistics of batch norms in the vision tower stay those of its own training."""
+        super().train(mode)
+        for module in self.vision_tower.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
 
 
 class VIFTForConditionalGeneration(
@@ -100,21 +143,15 @@ class VIFTForConditionalGeneration(
             return
         num_tokens = int((input_ids == self.config.image_token_id).sum())
         num_images = 0 if pixel_values is None else len(pixel_values)
-        expected = num_images * self._tokens_per_image(pixel_values) if num_images else 0
+        expected = num_images * self.config.image_seq_length
         if num_tokens != expected:
             held = f"the prompt has {num_tokens} image tokens but pixel_values holds {num_images} images, which take"
             raise ValueError(f"{held} {expected}: give as many images as there are placeholders")
 
-    def _tokens_per_image(self, pixel_values) -> int:
-        vision = self.config.vision_config
-        patches = (pixel_values.shape[-2] // vision.patch_size) * (pixel_values.shape[-1] // vision.patch_size)
-        class_token = "clip" in vision.model_type and "siglip" not in vision.model_type
-        return patches + class_token - (self.config.vision_feature_select_strategy == "default")
-
     def _drop_cached_images(self, input_ids, past: int, kwargs):
         """Several turns on one cache: of the conversation's images, keep those whose placeholders are new."""
         pixel_values = kwargs["pixel_values"]
-        per_image = self._tokens_per_image(pixel_values)
+        per_image = self.config.image_seq_length
         is_image = input_ids == self.config.image_token_id
         images, cached = is_image.sum(dim=1) // per_image, is_image[:, :past].sum(dim=1) // per_image
         if len(pixel_values) == int(images.sum()):

@@ -5,20 +5,23 @@
     VIFT_MODEL=org/name@<commit> python space/app.py    # from the Hub, as a Space is configured
 
 This file is the page. `engine.py` asks the model, `endpoints.py` is what the buttons and the API call, `views.py`
-draws, `limits.py` refuses.
+draws, `limits.py` and `gate.py` refuse.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import re
+import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # on a Space nothing is installed but requirements.txt: the rooms lie beside this folder
-sys.path[:0] = [str(ROOT), str(ROOT / "microworld"), str(ROOT / "eval")]
+sys.path[:0] = [str(ROOT), *(str(ROOT / room) for room in ("microworld", "hub", "eval"))]
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported: it asks no other server
 
 import gradio as gr  # noqa: E402
@@ -30,6 +33,7 @@ from modeling_vift import FUSION_RULES, FUSION_SPANS, resolve_fusion  # noqa: E4
 from space import limits, views  # noqa: E402
 from space.endpoints import Endpoints, scene_picture  # noqa: E402
 from space.engine import UNFUSED, Engine  # noqa: E402
+from space.gate import MAX_FILE, Gate  # noqa: E402
 from vift_eval.cli import UserError  # noqa: E402
 from vift_eval.models import BUNDLED, model_name  # noqa: E402
 from vift_microworld import language, sample_scenes  # noqa: E402
@@ -104,8 +108,10 @@ def about(engine: Engine) -> str:
 
 def build(engine: Engine) -> gr.Blocks:
     # static: gradio copies an example's file to where it deletes files after a while
-    gr.set_static_paths(folder := tempfile.mkdtemp(prefix="vift-space-examples-"))
-    endpoints, named, rows = Endpoints(engine), presets(engine.config), examples(Path(folder))
+    folder = Path(os.environ["GRADIO_TEMP_DIR"] + "-examples")
+    folder.mkdir(parents=True, exist_ok=True)
+    gr.set_static_paths(folder)
+    endpoints, named, rows = Endpoints(engine), presets(engine.config), examples(folder)
     alpha0, beta0, first0, stop0, rule0, span0 = named[DEFAULT]
     opening, answers, strip0 = rows[0], ("", ""), None
     if engine.small:  # answers for the first view, which warm the model up, too
@@ -168,7 +174,7 @@ def build(engine: Engine) -> gr.Blocks:
                 history = gr.Chatbot(
                     label="Conversation", render_markdown=False, height=320, buttons=["copy"], elem_id="chat"
                 )
-                history.preprocess = limits.text_turns
+                history.preprocess, history.data_model = limits.text_turns, limits.Turns
                 message = gr.Textbox(label="Message", elem_id="message")
                 use = gr.Checkbox(True, label="with fusion", elem_id="use")
                 with gr.Row():
@@ -180,7 +186,7 @@ def build(engine: Engine) -> gr.Blocks:
 
         knobs = [alpha, beta, first, stop, rule, span]
         request = [picture, question, *knobs]
-        slots = {"concurrency_id": "model", "concurrency_limit": 2 if engine.small else 1}
+        slots = {"concurrency_id": "model", "concurrency_limit": engine.slots}
         gr.on(
             [ask_button.click, question.submit, beta.release], endpoints.ask, [*request, tokens],
             [plain, fused, remark], api_name="ask", **slots,
@@ -203,28 +209,59 @@ def build(engine: Engine) -> gr.Blocks:
         picture.upload(lambda _: ("", ""), picture, [answer, words], **private).failure(
             lambda: (None, "", ""), None, [picture, answer, words], **private
         )
-    return demo
+        for box in (question, message):
+            box.preprocess = limits.plain_text
+    return limits.quiet(demo)
 
 
 def launch(engine: Engine, **options):
     """Serves the page; `options` of `gr.Blocks.launch`. Returns what it returns: app, local and shared address."""
-    return (
-        build(engine)
-        .queue(max_size=limits.MAX_WAITING)
-        .launch(
-            share=False,
-            css=views.CSS,
-            # the semi-bold that gradio brings lacks most letters
-            theme=gr.themes.Default(font=[LocalFont("Source Sans Pro", weights=(400, 700)), Font("sans-serif")]),
-            footer_links=["api"],
-            show_error=True,  # gradio's own errors, such as a word for a number; ours are messages already
-            max_file_size=limits.MAX_FILE,
-            mcp_server=True,
-            ssr_mode=False,
-            app_kwargs={"middleware": [Middleware(limits.RequestSizeLimit)]},
-            **options,
-        )
+    demo = build(engine).queue()
+    gate = Middleware(Gate, demo=demo, slots=engine.slots, folder=os.environ["GRADIO_TEMP_DIR"])
+    return demo.launch(
+        share=False,
+        css=views.CSS,
+        # the semi-bold that gradio brings lacks most letters
+        theme=gr.themes.Default(font=[LocalFont("Source Sans Pro", weights=(400, 700)), Font("sans-serif")]),
+        footer_links=["api"],
+        show_error=True,
+        max_file_size=MAX_FILE,
+        mcp_server=True,
+        ssr_mode=False,
+        app_kwargs={"middleware": [gate]},
+        **options,
     )
+
+
+@contextlib.contextmanager
+def own_folder():
+    """
+    A folder of this process alone for what visitors leave, unless GRADIO_TEMP_DIR names one: gradio empties its own at
+    the end, under names that another Space may have, too. It goes at the end, and so do those of killed processes.
+    """
+    if os.environ.get("GRADIO_TEMP_DIR"):
+        yield
+        return
+    base = Path(tempfile.gettempdir())
+    for other in base.glob("vift-space-*-*"):
+        if not is_running(other.name.split("-")[2]):
+            shutil.rmtree(other, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=f"vift-space-{os.getpid()}-", dir=base)
+    os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "gradio")
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_running(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError):  # not ours to judge
+        pass
+    return True
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -238,10 +275,10 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"space: error: {error}", file=sys.stderr)
         return 2
-    # a folder of this process alone: gradio empties it at the end, under names that another Space may have, too
-    os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="vift-space-"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder goes, too
     screen = sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
-    launch(engine, server_port=args.port, inbrowser=args.open and screen)
+    with own_folder():
+        launch(engine, server_port=args.port, inbrowser=args.open and screen)
     return 0
 
 

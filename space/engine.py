@@ -93,7 +93,7 @@ class Engine:
 
     Attributes:
         defaults (`FusionSettings`): the config's fusion, which all settings start from.
-        longest (`int`): the most tokens of an answer.
+        longest (`int`): the most tokens of an answer. slots (`int`): answers at a time.
     """
 
     def __init__(self, name: str):
@@ -106,7 +106,7 @@ class Engine:
         self.num_layers = self.config.get_text_config().num_hidden_layers
         self.defaults = resolve_fusion(self.config, True)
         self.small = self.model.num_parameters() < SMALL
-        self.longest = 64 if self.small else 512
+        self.longest, self.slots = (64, 2) if self.small else (512, 1)
         # what runs the model; on ZeroGPU these calls get the GPU
         self.answers = gpu(self.answers)
         self.movement = gpu(self.movement)

@@ -1,7 +1,7 @@
 """What the Space refuses, and how: every mistake of a visitor is a message, none a stack trace.
 
 Questions: length, markup, special tokens. Pictures: `vift_eval.images` refuses what cannot be read, and more than
-`MAX_PIXELS` before anything is decoded. Requests: `RequestSizeLimit` ends a body that is too long while it arrives.
+`MAX_PIXELS` before anything is decoded. What no component can read: `one_line`. Whole requests: `gate.py`.
 """
 
 import contextlib
@@ -11,7 +11,9 @@ import re
 from functools import wraps
 
 import gradio as gr
+from gradio.components.chatbot import ChatbotDataMessages
 from PIL import Image
+from pydantic import ValidationError, model_validator
 
 from vift_eval.cli import UserError
 from vift_eval.images import open_image
@@ -19,9 +21,6 @@ from vift_eval.images import open_image
 MAX_CHARACTERS = 1000  # of a question
 MAX_TURNS = 41  # of a conversation: twenty questions with answers, and one more
 MAX_PIXELS = 25_000_000
-MAX_FILE = 10 * 2**20  # bytes of an uploaded file
-MAX_BODY = 2 * 2**20  # bytes of any other request
-MAX_WAITING = 60  # requests in the queue
 MARKUP = re.compile(r"</?[a-zA-Z!?][^\s>]*")
 
 
@@ -56,6 +55,29 @@ def open_picture(payload) -> Image.Image | None:
     for note in notes:
         gr.Info(note.replace(str(payload.path), called))
     return image
+
+
+class Turns(ChatbotDataMessages):
+    """What `gr.Chatbot` reads; a content may also be a text, as everywhere else."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def with_parts(cls, turns):
+        if not isinstance(turns, list):
+            return turns
+        return [
+            turn | {"content": [{"type": "text", "text": turn["content"]}]}
+            if isinstance(turn, dict) and isinstance(turn.get("content"), str)
+            else turn
+            for turn in turns
+        ]
+
+
+def plain_text(payload) -> str:
+    """`gr.Textbox.preprocess`: a text; the component itself would make one of a list or a number."""
+    if payload is not None and not isinstance(payload, str):
+        raise ValueError(f"must be a text, not {payload!r}")
+    return payload
 
 
 def text_turns(payload) -> list[dict]:
@@ -95,45 +117,55 @@ def messages_only(function):
     return wrapped
 
 
-class RequestSizeLimit:
-    """ASGI middleware: a body over the limit is answered with 413, also when its length was not announced."""
-
-    def __init__(self, app):
-        self.app = app
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        # a form around the file; Gradio itself holds the file to MAX_FILE
-        limit = MAX_FILE + 2**16 if scope["path"].endswith("/upload") else MAX_BODY
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if not announced.isdigit() or int(announced) > limit:
-            return await self.refuse(send, limit)
-        arrived, too_long = 0, False
-
-        async def counted():
-            nonlocal arrived, too_long
-            message = await receive()
-            arrived += len(message.get("body", b""))
-            if too_long := arrived > limit:
-                raise BodyTooLong
-            return message
-
-        async def unless_too_long(message):
-            if not too_long:  # else the reader's own complaint that the body broke off
-                await send(message)
-
-        with contextlib.suppress(BodyTooLong):
-            await self.app(scope, counted, unless_too_long)
-        if too_long:
-            await self.refuse(send, limit)
-
-    async def refuse(self, send, limit):
-        body = b'{"detail": "the request is longer than %d bytes"}' % limit
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+def one_line(error: Exception) -> str:
+    """What a component or gradio says of an input that it cannot read, without paths, addresses and advice."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return ": ".join([*([".".join(map(str, first["loc"]))] if first["loc"] else []), first["msg"]])
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return re.sub(r"(?<!\w)/[\w./-]+", "a path", lines[0])[:300]
 
 
-class BodyTooLong(Exception):
-    """Raised inside `receive` to end the reading of a request."""
+def quiet(demo: gr.Blocks) -> gr.Blocks:
+    """Makes every input that cannot be read a message that names the argument; gradio prints a stack trace for it."""
+
+    def told(block, preprocess):
+        def wrapped(payload):
+            try:
+                return preprocess(payload)
+            except gr.Error as error:
+                raise Unreadable(block, error.message) from None
+            except ValueError as error:
+                raise Unreadable(block, one_line(error)) from None
+            except Exception:  # a TypeError of a comparison says nothing to a visitor
+                raise Unreadable(block, f"cannot be {payload!r:.80}") from None
+
+        return wrapped
+
+    for block in demo.blocks.values():
+        if isinstance(block, gr.components.Component):
+            block.preprocess = told(block, block.preprocess)
+    preprocess_data = demo.preprocess_data
+
+    @wraps(preprocess_data)
+    async def wrapped(block_fn, inputs, *args, **kwargs):
+        try:
+            return await preprocess_data(block_fn, inputs, *args, **kwargs)
+        except Unreadable as error:
+            names = list(inspect.signature(block_fn.fn).parameters)
+            text = f"{names[block_fn.inputs.index(error.block)]}: {error.text}"
+        except Exception as error:
+            names = {"ImageData": "picture: ", "Turns": "history: "}
+            text = names.get(getattr(error, "title", ""), "") + one_line(error)
+        raise gr.Error(text, print_exception=False)
+
+    demo.preprocess_data = wrapped
+    return demo
+
+
+class Unreadable(gr.Error):
+    """A component could not read its input."""
+
+    def __init__(self, block, text: str):
+        super().__init__(text, print_exception=False)
+        self.block, self.text = block, text

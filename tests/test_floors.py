@@ -16,7 +16,7 @@ FLOORS = (
     ("vift_train", "vift_eval"),
     ("vift_studies", "space"),
 )
-LONGEST_FILE, MOST_LINES_OF_THE_MODEL = 400, 1250  # lines
+LONGEST_FILE, MOST_LINES_OF_THE_MODEL = 400, 1300  # lines
 
 
 def wrong_imports(modules: dict[str, Path]) -> list[str]:

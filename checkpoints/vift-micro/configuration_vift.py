@@ -55,7 +55,14 @@ class VIFTConfig(LlavaConfig):
         fusion_answer (`bool`, defaults to `False`):
             Fuse the answer's own tokens too, as they are decoded (the paper fuses the prompt only): each goes through
             the text run as well, up to the highest fused layer. Not with rules that read an image run.
+        fusion_skip_first (`bool`, defaults to `False`):
+            Leave the text run's first token out. In many pretrained language models it is an attention sink, with a
+            norm some hundred times the others': "all" writes it onto itself, "reference" onto an image token.
         fusion_presets (`dict[str, dict]`): named overrides: `generate(..., fusion="reasoning")`.
+        vision_prefix_tokens (`int`, defaults to 0): tokens that a tower puts before its patches, dropped (registers).
+        vision_pool, vision_pixel_shuffle (`int`, default to 1):
+            What the connector reads in the place of single patches: means over squares of so many patches a side, then
+            the patches of such a square side by side. 224 pixels in patches of 16 with a shuffle of 2 are 49 tokens.
         image_wrapper_token_ids (`list[int]`, defaults to `[]`):
             Ids that only wrap an image (such as `<|vision_start|>`) and are dropped from the text run with it.
 
@@ -68,6 +75,9 @@ class VIFTConfig(LlavaConfig):
     image_seq_length: int = 729
     vision_feature_select_strategy: str = "full"
     vision_feature_layer: Any = -2
+    vision_prefix_tokens: int = 0
+    vision_pool: int = 1
+    vision_pixel_shuffle: int = 1
 
     fusion_enabled: bool = True
     fusion_alpha: Any = 1.0
@@ -78,6 +88,7 @@ class VIFTConfig(LlavaConfig):
     fusion_span: Any = "all"
     fusion_norm: bool = False
     fusion_answer: bool = False
+    fusion_skip_first: bool = False
     fusion_presets: Any = None
     image_wrapper_token_ids: Any = None
 

@@ -19,14 +19,14 @@ from torch import nn
 
 from .fusion_vift import FusionEdit, FusionPlan, check_seen, running, running_plan
 from .interfaces_vift import cache_in, has_deepstack, has_soft_prompt, makes_own_positions
-from .positions_vift import is_one_of, span_columns, text_positions
+from .positions_vift import is_one_of, position_in_row, span_columns, text_positions
 from .settings_vift import OVERRIDES, resolve_fusion
 from .text_run_vift import AnswerRun, FreshRun, TextStream, record
 
 
 def _fuse_embeddings(module, args, kwargs):
     """Pre-hook of the language model: its input embeddings are the input of layer 0."""
-    if kwargs.get("fusion") is None:
+    if kwargs.get("fusion") is None or kwargs.get("inputs_embeds") is None:  # a model that embeds inside (Chameleon)
         return None
     return args, kwargs | {"inputs_embeds": kwargs["fusion"](0, kwargs["inputs_embeds"])}
 
@@ -79,8 +79,8 @@ class FusedGeneration:
 
         Args:
             fusion (`bool`, `str` or `dict`, *optional*): on, off, or the name of a preset; the config decides if None.
-            alpha, beta, dose, fusion_layers, fusion_rule, fusion_span, fusion_norm, fusion_answer (*optional*):
-                See `VIFTConfig`, whose own names (`fusion_alpha`) are understood too; alpha and beta may be (B,).
+            alpha, beta, dose and all `fusion_...` of `VIFTConfig` (*optional*):
+                Instead of the config's; `fusion_alpha` means `alpha`, and so on. alpha and beta may be (B,).
             text_stream (*optional*): where h(q) comes from: the `TextStream` to fuse in place of this prompt's own
                 text run, or a `TextStreamCache` (not with `fusion_answer`).
             kwargs: everything `generate()` and the processor know.
@@ -220,6 +220,8 @@ class FusedGeneration:
         check_hooks(self.get_decoder(), settings.layers)
         text_states = (text_run or FreshRun()).states_of(self, settings.layers, texts, input_ids.device)
         target = span_columns(settings.span, input_ids, prompt_mask, self._image_ids(), rows, columns)
+        if settings.skip_first:
+            target = torch.where(position_in_row(rows) > 0, target, -1)
         image_states = None
         if settings.needs_image_run:
             if image_run.get("position_ids") is None and not makes_own_positions(self):

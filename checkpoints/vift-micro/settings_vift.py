@@ -23,8 +23,9 @@ FUSION_SPANS = {
     "reference": "the last tokens, as many as the prompt has without image: the authors' released code, where the "
     "header lands on the last image tokens; for reproduction only",
 }
-OVERRIDES = ("alpha", "beta", "dose", "fusion_layers", "fusion_rule", "fusion_span", "fusion_norm", "fusion_answer")
-_FIELDS = {f"fusion_{name}": name for name in OVERRIDES[:3]}  # the config's names for the first three
+STRENGTHS, SWITCHES = ("alpha", "beta", "dose"), ("fusion_norm", "fusion_answer", "fusion_skip_first")
+OVERRIDES = (*STRENGTHS, "fusion_layers", "fusion_rule", "fusion_span", *SWITCHES)
+_FIELDS = {f"fusion_{name}": name for name in STRENGTHS}  # the config's names for the first three
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class FusionSettings:
     span: str
     norm: bool
     answer: bool = False
+    skip_first: bool = False
 
     @property
     def needs_image_run(self) -> bool:
@@ -83,7 +85,7 @@ def resolve_fusion(config, fusion=None, **overrides) -> FusionSettings | None:
     for name, known in (("fusion_rule", FUSION_RULES), ("fusion_span", FUSION_SPANS)):
         if not isinstance(value[name], str) or value[name] not in known:
             raise ValueError(f"{name}={value[name]!r} is unknown; known: {', '.join(known)}")
-    for name in ("fusion_norm", "fusion_answer"):
+    for name in SWITCHES:
         if not isinstance(value[name], bool):
             raise ValueError(f"{name}={value[name]!r} must be True or False")
     if "dose" in value:

@@ -14,8 +14,9 @@ log-likelihood per token:
     argmax over (alpha, dose, band) of  mean_i  log p_fused(a_i | v_i, q_i) / len(a_i)
 
 The grid: bands x doses at alpha = 1, then other alphas at the best of them; replacing the text tokens' states at the
-input of one layer (alpha = 0, beta = 1); and no fusion. It answers the question that arXiv 2502.11427 leaves open, how
-the coefficients can be set automatically. Shapes: B prompts, S prompt tokens, A answer tokens.
+input of one layer (alpha = 0, beta = 1); the best of all without the text run's first token, if that is an attention
+sink; and no fusion. It answers the question that arXiv 2502.11427 leaves open, how the coefficients can be set
+automatically. Shapes: B prompts, S prompt tokens, A answer tokens.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from .models import BUNDLED, load_model
 
 DOSES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # beta x number of fused layers; the paper's are 1.4 and 2.1
 ALPHAS = (0.9, 1.1)  # besides 1.0
+SINK = 10.0  # the first token is an attention sink if its state is so many times as long as the others
 
 
 def default_bands(num_layers: int) -> list[str]:
@@ -49,6 +51,14 @@ def replacements(num_layers: int, most: int = 8) -> list[str]:
     """Single layers to replace at (alpha 0, beta 1), spread over the stack; at layer 0 both runs are still equal."""
     step = max(1, -(-(num_layers - 1) // most))
     return [f"{layer}:{layer + 1}" for layer in range(1, num_layers, step)]
+
+
+def sink_of(model, input_ids, attention_mask, layers) -> float:
+    """Of the prompts (B, S): length of the text run's first state over the median of the others, at its largest."""
+    stream = model.text_run(input_ids, attention_mask, fusion_layers=layers)
+    first = torch.diff(stream.rows, prepend=stream.rows[:1] - 1) != 0
+    lengths = [states.float().norm(dim=-1) for states in stream.states.values()]
+    return max(float(of_layer[first].median() / of_layer[~first].median()) for of_layer in lengths)
 
 
 @torch.no_grad()
@@ -80,8 +90,9 @@ def calibrate(
         store (`bool`): write the choice into `model.config` (saved by `save_pretrained`).
 
     Returns:
-        `{"fusion_alpha", "fusion_dose", "fusion_layers", "score", "unfused_score", "answers", "table"}`; scores are
-        log-likelihoods per token. If nothing beats no fusion the dose is 0 and fusion is off.
+        `{"fusion_alpha", "fusion_dose", "fusion_layers", "fusion_skip_first", "score", "unfused_score", "sink",
+        "answers", "table"}`; scores are log-likelihoods per token, `sink` is `sink_of` the layers chosen. If nothing
+        beats no fusion the dose is 0 and fusion is off.
 
     Raises:
         ValueError: no prompts, not one image per question, or a candidate out of range.
@@ -138,15 +149,23 @@ def calibrate(
     others = [at_best | {"alpha": alpha} for alpha in alphas]
     table += scored(others + [{"fusion_layers": layer, "dose": 1.0, "alpha": 0.0} for layer in replaced])
     best = best_of(table)
+    inputs = engine.inputs(prompts_of(engine, rows))
+    sink = sink_of(model, inputs["input_ids"], inputs["attention_mask"], best["fusion_layers"])
+    if sink > SINK:
+        setting = {name: best[name] for name in ("fusion_layers", "dose", "alpha")}
+        table += scored([setting | {"fusion_skip_first": True}])
+        best = best_of(table)
     if best["score"] <= unfused:
         best = {"fusion_layers": best["fusion_layers"], "dose": 0.0, "alpha": 1.0, "score": unfused}
     chosen = {f"fusion_{name.removeprefix('fusion_')}": best[name] for name in ("alpha", "dose", "fusion_layers")}
+    chosen["fusion_skip_first"] = best.get("fusion_skip_first", model.config.fusion_skip_first)
     if store:
         for name, value in chosen.items():
             setattr(model.config, name, value)
         model.config.fusion_beta = None  # the dose says it
         model.config.fusion_enabled = best["dose"] != 0.0
-    return chosen | {"score": best["score"], "unfused_score": unfused, "answers": answers, "table": table}
+    scores = {"score": best["score"], "unfused_score": unfused, "sink": sink}
+    return chosen | scores | {"answers": answers, "table": table}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -192,10 +211,15 @@ def calibrate_model(args: argparse.Namespace) -> None:
     result = calibrate(model, processor, images, questions, **options)
     print(f"{len(questions)} prompts, log-likelihood per token of the answers read from the model's own captions:")
     for row in sorted(result["table"], key=lambda row: -row["score"])[:5]:
-        print(f"  layers {row['fusion_layers']}, dose {row['dose']}, alpha {row['alpha']}: {row['score']:.3f}")
+        skipped = ", without the first token" if row.get("fusion_skip_first") else ""
+        print(
+            f"  layers {row['fusion_layers']}, dose {row['dose']}, alpha {row['alpha']}{skipped}: {row['score']:.3f}"
+        )
     print(f"  without fusion: {result['unfused_score']:.3f}")
+    if result["sink"] > SINK:
+        print(f"the first token is an attention sink: its state is {result['sink']:.0f} times as long (docs/span.md)")
     if result["fusion_dose"]:
-        chosen = ("fusion_layers", "fusion_dose", "fusion_alpha")
+        chosen = ["fusion_layers", "fusion_dose", "fusion_alpha", *["fusion_skip_first"] * result["fusion_skip_first"]]
         print("chosen: " + ", ".join(f"{name} {result[name]}" for name in chosen))
     else:
         print("chosen: no fusion, nothing is better than without")

@@ -51,7 +51,8 @@ class Request:
             max_new_tokens: used when `kwargs` has none.
 
         Raises:
-            ValueError: `until` that is no string or list of strings, `max_new_tokens` below 1.
+            ValueError: `until` that is no string or list of strings, `max_new_tokens` below 1, sampling at
+                temperature 0.
         """
         given = {name: value for name, value in kwargs.items() if value is not None}
         until = given.pop("until", [])
@@ -61,8 +62,10 @@ class Request:
         most = int(given.pop("max_new_tokens", given.pop("max_gen_toks", max_new_tokens)))
         if most < 1:
             raise ValueError(f"max_new_tokens={most} must be at least 1")
-        temperature = float(given.get("temperature", 0) or 0)
-        sampled = bool(given.pop("do_sample", temperature > 0)) and temperature > 0
+        sampled = given.pop("do_sample", None)
+        if sampled and "temperature" in given and float(given["temperature"]) == 0:
+            raise ValueError("do_sample=True with temperature=0 contradict each other: drop one of them")
+        sampled = float(given.get("temperature", 0)) > 0 if sampled is None else bool(sampled)
         generation = {name: given[name] for name in GENERATION_KEYS if name in given} | {"do_sample": sampled}
         if sampled:
             generation |= {name: given[name] for name in SAMPLING_KEYS if name in given}
@@ -233,7 +236,7 @@ def describe(settings: FusionSettings) -> dict:
         "fusion_span": settings.span,
         "fusion_norm": settings.norm,
         "fusion_answer": settings.answer,
-    }
+    } | ({"fusion_skip_first": True} if settings.skip_first else {})
 
 
 def in_words(fusion: dict) -> str:
@@ -248,6 +251,7 @@ def in_words(fusion: dict) -> str:
     words += [] if fusion["fusion_span"] == "all" else [f"span {fusion['fusion_span']}"]
     words += ["norm kept"] if fusion["fusion_norm"] else []
     words += ["the answer too"] if fusion["fusion_answer"] else []
+    words += ["without the first token"] if fusion.get("fusion_skip_first") else []
     return ", ".join(words)
 
 

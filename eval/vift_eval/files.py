@@ -75,6 +75,17 @@ def weights_sha256(folder: Path) -> str | None:
     return digest.hexdigest() if files else None
 
 
+def files_sha256(folder: Path) -> dict[str, str]:
+    """File -> first 12 digits of its SHA-256, of what decides a model's answers: all but Markdown and pictures."""
+    kinds = {".json", ".jinja", ".py", ".txt", ".model", ".safetensors", ".bin"}
+    files = sorted(file for file in Path(folder).glob("*") if file.suffix in kinds)
+    digests = {}
+    for file in files:
+        with file.open("rb") as opened:
+            digests[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()[:12]
+    return digests
+
+
 def commit() -> str:
     """The commit of this checkout, with a + where files differ from it; "unknown" outside one."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=10", "--exclude=*", "--dirty=+"]

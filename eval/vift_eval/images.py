@@ -1,18 +1,18 @@
 """Open a picture a user hands over: any common kind becomes 8-bit RGB, the rest one clear error.
 
-Turned as its EXIF tag says; transparency laid on white; CMYK, palette and gray converted, 16-bit
-gray scaled; of an animation the first frame. Refused, as an `ImageError` of one line: missing,
-empty, corrupt and truncated files, files that are no picture, floating-point pixels, and more than
-`max_pixels` (checked before anything is decoded, so a decompression bomb costs nothing).
+Turned as its EXIF tag says; transparency laid on white; CMYK, palette and gray converted; 16-bit, 32-bit
+and floating-point pixels rescaled by the picture's own range (`vift_hub.pictures`, as in training); of an
+animation the first frame. Refused, as an `ImageError` of one line: missing, empty, corrupt and truncated
+files, files that are no picture, and more than `max_pixels` (checked before anything is decoded, so a
+decompression bomb costs nothing).
 """
 
 import warnings
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from vift_hub.pictures import whole_pictures
+from vift_hub import pictures
 
 from .cli import first_line
 
@@ -53,27 +53,8 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[Image.Im
 
 
 def to_rgb(image: Image.Image, path: Path) -> tuple[Image.Image, list[str]]:
-    notes = []
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        image.seek(0)
-        notes.append(f"{path} has {frames} frames; only the first is used")
-    with whole_pictures():
-        image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ImageError(f"{path}: floating-point pixels; save it as an 8- or 16-bit picture")
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.float64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(f"{path}: 32-bit pixels; save it as an 8- or 16-bit picture")
-        # 65535 is white, whatever the brightest pixel is; 257 maps 16 bits onto 8 exactly
-        image = Image.fromarray((values / 257).round().astype(np.uint8))
-        notes.append(f"{path} has 16-bit pixels; reduced to 8 bits")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB"), notes
+    image, notes = pictures.to_rgb(image)
+    return image, [f"{path} {note}" for note in notes]
 
 
 def too_large(path: Path, what: str, max_pixels: int) -> str:

@@ -26,7 +26,7 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32", a
         UserError: not there, not a VIFT model, or it does not load.
     """
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
+    from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -34,6 +34,24 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32", a
     given = f"{argument}={name}"
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
+    kind = config_of(name, revision, argument, any_kind).get("model_type")
+    try:
+        where = {"revision": revision, "trust_remote_code": kind == "vift"}
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **where)
+        processor = AutoProcessor.from_pretrained(name, **where)
+    except Exception as error:  # a damaged file raises whatever its reader raises
+        advice = "; pip install 'vift[vlm]', as docs/families.md says" if isinstance(error, ImportError) else ""
+        raise UserError(f"{given} does not load ({first_line(error)}){advice}") from error
+    if model.num_parameters() < SMALL:
+        torch.set_num_threads(1)
+    return model.eval(), processor
+
+
+def config_of(name: str, revision: str | None = None, argument: str = "--model", any_kind: bool = False) -> dict:
+    """What config.json of a model says; a UserError as `load_model`'s, before anything of the model is loaded."""
+    from transformers import PretrainedConfig
+
+    given = f"{argument}={name}"
     if name == str(BUNDLED) and not (BUNDLED / "config.json").is_file():
         raise UserError(f"the bundled model is not there ({BUNDLED}); `make micro` trains it")
     if Path(name).is_file():
@@ -48,15 +66,7 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32", a
     kind = config.get("model_type") or "unknown"
     if kind != "vift" and not any_kind:
         raise UserError(f"{given} is not a VIFT model: its model_type is {kind!r}")
-    try:
-        where = {"revision": revision, "trust_remote_code": kind == "vift"}
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **where)
-        processor = AutoProcessor.from_pretrained(name, **where)
-    except Exception as error:  # a damaged file raises whatever its reader raises
-        raise UserError(f"{given} does not load ({first_line(error)})") from error
-    if model.num_parameters() < SMALL:
-        torch.set_num_threads(1)
-    return model.eval(), processor
+    return config
 
 
 def unknown_words(tokenizer, text: str) -> list[str]:

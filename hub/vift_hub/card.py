@@ -2,25 +2,27 @@
 
 The first is `model_card.md` with its `{{ … }}` filled from the model and from files of the user. The second says how
 the checkpoint is asked and how it was trained (TRL's own card shows a text pipeline, which cannot load a VIFT).
-Both stand between two marks that Markdown does not show. `merge` renews what stands between them, unless a person
-edited it (the first mark holds its hash), and keeps all else: metadata, scores, text.
+Both stand between two marks that Markdown does not show: `renew` writes anew what is there and keeps what people wrote
+around them and into the metadata. A card with text and without marks is a person's, and is kept whole.
 """
 
-import difflib
-import hashlib
+import contextlib
 import json
 import re
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
 import yaml
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData, RepoCard
+from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
-MARKS = "[//]: # (generated {}: text outside these two lines is kept)\n", "\n[//]: # (end)"
-BLOCK = re.compile(re.escape(MARKS[0]).replace(r"\{\}", r"\w+") + "(.*?)" + re.escape(MARKS[1]), re.DOTALL)
-TITLE = re.compile(r"\A\s*# [^\n]*\n*")
+# comments of Markdown, each after an empty line
+SCORED = "lmms-eval "  # in the name of every score that `vift-card` wrote
+MARKS = ("[//]: # (vift: generated from here on; text outside these two lines is kept)", "[//]: # (vift: end)")
+BLOCK = re.compile("(.*?)".join(map(re.escape, MARKS)), re.DOTALL)
 NOT_GIVEN = {
     "training_data": "Not stated for this model.",
     "evaluation": "No evaluation is published with this model.",
@@ -74,14 +76,14 @@ def section(name: str, file: Path | None) -> str:
         return NOT_GIVEN[name]
     if not file.is_file():
         raise ValueError(f"{name}={file} is no file")
-    text = re.sub(r"\A\s*#+ [^\n]*\n", "", file.read_text(encoding="utf-8"))
+    text = re.sub(r"\A\s*#+ [^\n]*\n", "", read(file.read_bytes(), f"{name}={file}").text)
     text = re.sub(r"^!\[[^\n]*\n+", "", text, flags=re.MULTILINE)
     return re.sub(r"^(#+ )", r"##\1", text, flags=re.MULTILINE).strip()
 
 
 def fill(values: dict[str, str]) -> str:
     """
-    The card with `values` in the place of their names.
+    The card with `values` in the place of their names, between the marks.
 
     Raises:
         ValueError: the template asks for a value that is not given.
@@ -91,82 +93,79 @@ def fill(values: dict[str, str]) -> str:
     missing = sorted(set(re.findall(r"\{\{ *(\w+) *\}\}", template)) - set(values))
     if missing:
         raise ValueError(f"{TEMPLATE.name} asks for {', '.join(missing)}, which nothing gives")
-    card = re.sub(r"\{\{ *(\w+) *\}\}", lambda match: values[match[1]], template)
-    return re.sub(r"\n{3,}", "\n\n", card)
+    card = RepoCard(re.sub(r"\{\{ *(\w+) *\}\}", lambda match: values[match[1]], template))
+    card.text = marked(re.sub(r"\n{3,}", "\n\n", card.text))
+    return str(card)
 
 
 def marked(text: str) -> str:
-    """`text` between the marks."""
-    digest = hashlib.sha256(text.strip().encode()).hexdigest()[:12]
-    return f"{MARKS[0].format(digest)}\n{text.strip()}\n{MARKS[1]}"
+    """`text` between the marks; marks of its own are taken out."""
+    return f"\n{MARKS[0]}\n\n{text.replace(MARKS[0], '').replace(MARKS[1], '').strip()}\n\n{MARKS[1]}\n"
 
 
-def parse(card: str, name: str) -> tuple[dict, list[str], bool]:
-    """(metadata, the text before and after the marks, whether a person edited what stands between them)."""
-    card = card.removeprefix("\ufeff").replace("\r\n", "\n")
-    header = REGEX_YAML_BLOCK.match(card)
+def read(content: bytes, name) -> RepoCard:
+    """A card; a ValueError begins with `name` if it is not in the Hub's format."""
     try:
-        data = yaml.safe_load(header[2]) if header else {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name}: its metadata are no YAML: {error}") from error
-    if not isinstance(data or {}, dict):
-        raise ValueError(f"{name}: its metadata are a {type(data).__name__}, not names with values")
-    text = card[header.end() if header else 0 :]
-    block = BLOCK.search(text)
-    edited = block is not None and marked(block[1]) != block[0]
-    around = [text, ""] if block is None or edited else [text[: block.start()], text[block.end() :]]
-    return data or {}, [part.strip() for part in around], edited
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+        text = text if REGEX_YAML_BLOCK.search(text) else f"---\n{{}}\n---\n{text}"
+        return ModelCard(text) and RepoCard(text)  # the first checks `model-index`, the second keeps it as it is
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise ValueError(f"{name} is no Markdown of the Hub's format: {error}") from error
 
 
-def both(theirs: str, ours: str) -> str:
-    """Every paragraph of the two, common ones once."""
-    a, b = theirs.split("\n\n"), ours.split("\n\n")
-    steps = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
-    parts = [part for kind, i, j, k, m in steps for part in (*a[i:j], *(() if kind == "equal" else b[k:m]))]
-    return "\n\n".join(part for part in parts if part.strip())
+def without_scores_of_ours(data: dict) -> list[str]:
+    """Takes the scores that `vift-card` wrote, which are of the weights then, out of `data`; returns their names."""
+    names = []
+    for model in list(data.get("model-index", [])):
+        ours = [one for one in model["results"] if SCORED in str(one["dataset"]["name"])]
+        names += [one["dataset"]["name"] for one in ours]
+        model["results"] = [one for one in model["results"] if one not in ours]
+        if ours and not model["results"]:
+            data["model-index"].remove(model)
+    if not data.get("model-index", [0]):
+        del data["model-index"]
+    return list(dict.fromkeys(names))
 
 
-def both_scores(theirs: list, ours: list) -> list:
-    """`model-index` of both; where a model has results of one task on one data set in both, the second counts."""
+def merge(old: dict, kept: dict) -> dict:
+    """Metadata of both: lists (tags) are joined, else `kept` counts; of scores of one task on one data set, `old`."""
+    lists = [key for key in old if isinstance(old[key], list) and isinstance(kept.get(key), list)]
+    joined = {key: old[key] + [one for one in kept[key] if one not in old[key]] for key in lists}
     models: dict[str, dict] = {}
-    for model in (*theirs, *ours):
-        asked = [json.dumps([one["task"], one["dataset"]], sort_keys=True, default=str) for one in model["results"]]
-        named = dict(zip(asked, model["results"]))
-        models.setdefault(model["name"], {}).update(named)
-    return [{"name": name, "results": list(results.values())} for name, results in models.items()]
+    for model in joined.get("model-index", [])[::-1]:  # of two results of one task, the first is written last
+        keys = [json.dumps([one["task"], one["dataset"]], sort_keys=True, default=str) for one in model["results"]]
+        models.setdefault(model["name"], {}).update(zip(keys, model["results"]))
+    index = [{"name": name, "results": [*results.values()]} for name, results in models.items()]
+    return old | kept | joined | ({"model-index": index} if models else {})
 
 
-def merge(generated: str, cards: dict[str, str]) -> tuple[str, list[str]]:
+def renew(generated: RepoCard, cards: dict[str, RepoCard]) -> tuple[RepoCard, list[str]]:
     """
-    `generated` (`fill`) with what people and `vift-card` wrote into `cards` (where it is from -> text, later ones
-    count more); and lines for the user about what could not be renewed.
+    `generated` in the place of what was generated before, in the last of `cards` that a person wrote into.
 
-    Raises:
-        ValueError: the metadata of a card are broken; the error names it.
+    Args:
+        cards: where it is from -> card; later ones count more.
+
+    Returns:
+        The card, and lines for the user about what is kept and what is left out.
     """
-    data, (text, _), _ = parse(generated, TEMPLATE.name)
-    around, notes = ["", ""], []
+    data, notes, texts = generated.data.to_dict(), [], {}
     for name, card in cards.items():
-        more, parts, edited = parse(card, name)
-        try:
-            scores = both_scores(data.get("model-index") or [], more.get("model-index") or [])
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"{name}: its model-index is not in the Hub's format ({error!r})") from error
-        lists = {key: data[key] for key in more if isinstance(data.get(key), list) and isinstance(more[key], list)}
-        data |= more | {key: old + [one for one in more[key] if one not in old] for key, old in lists.items()}
-        if scores:
-            data["model-index"] = scores
-        if re.fullmatch(r"# .*", parts[0]) and TITLE.match(around[0]):
-            parts[0] = ""  # a title, and there is one
-        around = [both(*pair) for pair in zip(around, parts)]
-        if edited:
-            text = ""
-            notes.append(f"{name}: its generated part was edited by hand, so it is kept and nothing is filled in")
-    if text:
-        text = marked(TITLE.sub("", text) if TITLE.match(around[0]) else text)
+        data, text = merge(data, card.data.to_dict()), BLOCK.sub("", card.text).strip()
+        if text and not re.fullmatch(r"# .*", text):  # more than a title
+            texts[name] = text
+    *_, kept = [None, *texts]
+    text = BLOCK.sub(lambda _: generated.text.strip(), cards[kept].text, count=1) if kept else generated.text
+    if not BLOCK.search(text):
+        notes.append(
+            f"{kept} is kept whole, a person wrote it; for a filled-in card, put in two lines: {' '.join(MARKS)}"
+        )
+    for name, card in cards.items():
+        left = [key for key, value in card.data.to_dict().items() if isinstance(value, str) and data[key] != value]
+        if left := left + ["text"] * (texts.get(name) not in (None, texts.get(kept))):
+            notes.append(f"{name}: left out, because {[*cards][-1]} says otherwise: {', '.join(left)}")
     header = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-    body = "\n\n".join(part for part in (around[0], text, around[1]) if part)
-    return f"---\n{header}---\n\n{body}\n", notes
+    return RepoCard(f"---\n{header}---\n{text}"), notes
 
 
 def training_card(repo: str, what: str, tags: list[str]) -> ModelCard:
@@ -180,4 +179,19 @@ def training_card(repo: str, what: str, tags: list[str]) -> ModelCard:
     tags = sorted({"vift", "custom_code", *tags})
     data = ModelCardData(library_name="transformers", pipeline_tag="image-text-to-text", tags=tags)
     text = TRAINING_CARD.format(name=repo.split("/")[-1], repo=repo, what=what, versions=versions)
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{marked(text)}\n")
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n{marked(text)}")
+
+
+def save_training_card(new: ModelCard, file: Path, repo: str | None = None, token=None) -> None:
+    """
+    `new` renews what is in `file` or, where that does not exist yet, in `repo` on the Hub. What cannot be read stays
+    as it is, with a warning: a run does not end on it.
+    """
+    try:
+        cards = {str(file): read(file.read_bytes(), file)} if file.exists() else {}
+        if repo and not cards:
+            with contextlib.suppress(EntryNotFoundError):
+                cards = {f"README.md of {repo}": RepoCard.load(repo, token=token)}
+        renew(new, cards)[0].save(file)
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        warnings.warn(f"no model card is written: {error}", stacklevel=2)

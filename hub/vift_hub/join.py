@@ -4,15 +4,14 @@
 processor from here. Config and processor agree on the placeholders because both come from `tokens_per_image`.
 """
 
-from pathlib import Path
-
 import torch
 from transformers import AutoConfig, AutoImageProcessor, LlavaProcessor
 
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 
+from .chat import OWN as CHAT_TEMPLATE
+
 IMAGE_TOKEN = "<image>"
-CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
 def tokens_per_image(processor, height: int, width: int) -> int:
@@ -56,16 +55,14 @@ def make_processor(vision_tower: str, vision, tokenizer, keep_class=False, templ
 
 def make_config(vision, text: dict, processor, **fields) -> VIFTConfig:
     """The config of tower (`vision`) and language model (`text`); `fields` are further ones of `VIFTConfig`."""
-    vision, text = ({k: v for k, v in part.items() if k != "_name_or_path"} for part in (vision.to_dict(), text))
+    dropped = ("_name_or_path", "quantization_config")  # of a GGUF file, whose weights are plain once read
+    vision, text = ({k: v for k, v in part.items() if k not in dropped} for part in (vision.to_dict(), text))
     if "vision_use_head" in vision:
         vision["vision_use_head"] = False  # features come from an inner layer
+    tokens = tokens_per_image(processor, vision["image_size"], vision["image_size"])
+    given = {"image_seq_length": tokens, "vision_feature_select_strategy": processor.vision_feature_select_strategy}
     return VIFTConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=processor.image_token_id,
-        image_seq_length=tokens_per_image(processor, vision["image_size"], vision["image_size"]),
-        vision_feature_select_strategy=processor.vision_feature_select_strategy,
-        **fields,
+        vision_config=vision, text_config=text, image_token_index=processor.image_token_id, **given | fields
     )
 
 
@@ -76,17 +73,72 @@ def join(tower, language_model, processor, seed: int, **fields) -> VIFTForCondit
         language_model: a causal language model that has a row for `<image>`; it gives the dtype.
         seed: of the connector.
         fields: of `VIFTConfig`, such as `vision_feature_layer` and `fusion_beta`.
+
+    Raises:
+        ValueError: the language model's head is more than a matrix, its logits are not kept, a text does not run
+            through it as fusion needs, or the image tokens are not as many as the processor says.
     """
-    text = language_model.config
+    text, head = language_model.config, language_model.get_output_embeddings()
+    if not isinstance(head, torch.nn.Linear) or head.bias is not None:
+        raise ValueError(f"language_model: the head of a {text.model_type} is no matrix alone, which VIFT's is")
     config = make_config(
         tower.config, text.to_dict(), processor, tie_word_embeddings=text.tie_word_embeddings, **fields
     )
     torch.manual_seed(seed)
-    model = VIFTForConditionalGeneration(config).to(language_model.dtype)
+    model = VIFTForConditionalGeneration(config).to(language_model.dtype).eval()
     own, weights = model.model.vision_tower, tower.state_dict()
     own.load_state_dict({name: weights[name] for name in own.state_dict()})  # all but its head
-    model.model.language_model.load_state_dict(language_model.model.state_dict())
-    model.lm_head.load_state_dict(language_model.lm_head.state_dict())
+    model.model.language_model.load_state_dict(language_model.get_decoder().state_dict())
+    model.lm_head.load_state_dict(head.state_dict())
     model.generation_config = language_model.generation_config
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    keep_logits(model, language_model.eval())
     return model
+
+
+@torch.no_grad()
+def keep_logits(model, language_model) -> None:
+    """Text logits equal those of the language model; what its own forward multiplies them by goes into the head."""
+    ids = torch.arange(3, 11)[None] % language_model.config.vocab_size
+    try:
+        ours, theirs = model(input_ids=ids).logits.float(), language_model(input_ids=ids).logits.float()
+    except (TypeError, AttributeError, RuntimeError) as error:
+        kind = language_model.config.model_type
+        raise ValueError(f"language_model: a {kind} does not run inside VIFT ({str(error)[:200]})") from error
+    scale = float((theirs * ours).sum() / (ours * ours).sum())
+    for name, power in (("logits_scaling", -1), ("logit_scale", 1)):  # their exact values, where they are known
+        scale = getattr(language_model.config, name, None) ** power if hasattr(language_model.config, name) else scale
+    tolerance = 1e-5 if language_model.dtype in (torch.float32, torch.float64) else 2e-2
+    if (ours - theirs).norm() <= tolerance * theirs.norm():
+        return
+    if (scale * ours - theirs).norm() > tolerance * theirs.norm():
+        kind = language_model.config.model_type
+        reason = "in a way that VIFT does not have (such as soft-capping)"
+        raise ValueError(f"language_model: a {kind} changes its logits after the head {reason}; take another one")
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * scale)
+
+
+@torch.no_grad()
+def count_tokens(tower, feature_layer: int, pool: int, shuffle: int) -> tuple[int, int]:
+    """
+    (tokens that an image takes, tokens before the patches), by one forward pass of the tower.
+
+    Raises:
+        ValueError: `pool` and `shuffle` do not divide the side of its grid.
+    """
+    pixels = tower.config.image_size
+    image = torch.zeros(1, getattr(tower.config, "num_channels", 3), pixels, pixels, dtype=tower.dtype)
+    output = tower(image, output_hidden_states=True)
+    if output.last_hidden_state.ndim == 4:
+        maps = (*output.hidden_states, output.last_hidden_state)
+        height, width = maps[feature_layer].shape[-2:]
+        prefix = 0
+    else:
+        height = width = pixels // tower.config.patch_size
+        prefix = output.hidden_states[feature_layer].shape[1] - height * width
+    if prefix < 0 or height != width:
+        raise ValueError(f"vision_tower: its features are no square grid ({height} x {width}, {prefix} tokens before)")
+    if height // pool % shuffle or height < pool * shuffle:
+        raise ValueError(f"pool={pool}, pixel_shuffle={shuffle} do not fit a grid of {height} x {height} patches")
+    return (height // pool // shuffle) ** 2, prefix

@@ -19,15 +19,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-import yaml
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CardData, CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx, validate_repo_id
 from safetensors import SafetensorError
 
 from . import card, stage
 
-# what this command writes under names that change from version to version: deleted where nothing has taken its place
+# names that only this project gives; nothing else is deleted
 OURS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|(custom_generate/)?\w+_vift\.py")
 HUB_ERRORS = (HfHubHTTPError, httpx.HTTPError, RuntimeError, OSError, ValueError)
 
@@ -49,14 +48,16 @@ def explain(error: Exception, repo_id: str) -> str:
     return reason or " ".join(message.split())[:300]
 
 
-def add_all(folder: Path) -> list[CommitOperationAdd]:
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
-    return [CommitOperationAdd(file.relative_to(folder).as_posix(), str(file)) for file in files]
+def add_all(folder: Path) -> dict[str, CommitOperationAdd]:
+    """Path in the repository -> upload."""
+    files = {file.relative_to(folder): str(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    files = {name.as_posix(): file for name, file in files.items() if not {"__pycache__", ".git"} & set(name.parts)}
+    return {name: CommitOperationAdd(name, file) for name, file in files.items()}
 
 
-def look(api: HfApi, repo_id: str, repo_type="model", revision="main", update=False) -> tuple[str | None, set[str]]:
+def look(api: HfApi, repo_id: str, repo_type="model", revision="main", update=False):
     """
-    (head, files) of a branch; (None, nothing) where the repository does not exist.
+    (head, files, README.md or None) of a branch; (None, nothing, None) where the repository does not exist.
 
     Raises:
         PushError: it holds files and `update` is not given, or there is no such branch.
@@ -64,64 +65,50 @@ def look(api: HfApi, repo_id: str, repo_type="model", revision="main", update=Fa
     if not api.repo_exists(repo_id, repo_type=repo_type):
         if revision != "main":
             raise PushError(f"revision={revision}: {repo_id} does not exist yet, its first commit goes to main")
-        return None, set()
+        return None, set(), None
     heads = {one.name: one.target_commit for one in api.list_repo_refs(repo_id, repo_type=repo_type).branches}
     if revision not in heads:
         raise PushError(f"revision={revision} is no branch of {repo_id}; it has {', '.join(sorted(heads))}")
-    there = set(api.list_repo_files(repo_id, repo_type=repo_type, revision=heads[revision])) - {".gitattributes"}
+    place = {"repo_type": repo_type, "revision": heads[revision]}
+    there = set(api.list_repo_files(repo_id, **place)) - {".gitattributes"}
     if there and not update:
         raise PushError(f"{repo_id} exists and holds {len(there)} files: pass --update to add a commit to it")
-    return heads[revision], there
+    if "README.md" not in there:
+        return heads[revision], there, None
+    url = f"{api.endpoint}/{'spaces/' * (repo_type == 'space')}{repo_id}/resolve/{heads[revision]}/README.md"
+    answer = get_session().get(url, headers=build_hf_headers(), follow_redirects=True)
+    hf_raise_for_status(answer)
+    return heads[revision], there, card.read(answer.content, f"README.md of {repo_id}")
 
 
 def may_write(api: HfApi, repo_id: str) -> None:
     """Raises PushError where there is no token, or one that cannot write to `repo_id`."""
     if get_token() is None:
         raise PushError("no token: run `hf auth login`, or set HF_TOKEN to one that can write")
-    try:
-        user = api.whoami()
-    except HUB_ERRORS as error:
-        raise PushError(f"nothing was published: {explain(error, repo_id)}") from error
+    user = api.whoami()
     read_only = user.get("auth", {}).get("accessToken", {}).get("role") == "read"
     if read_only or repo_id.split("/")[0] not in (user["name"], *(one["name"] for one in user.get("orgs", ()))):
         raise PushError(f"nothing was published: this token has no permission to write to {repo_id}")
 
 
-def merged(api: HfApi, generated: str, source: Path, repo_id: str, head: str | None, there: set[str],
-           prefix="") -> tuple[str, list[str]]:  # fmt: skip
-    """`card.merge` of `generated` with the README.md of the repository at `head` and with `source`."""
-    cards = {}
-    if "README.md" in there:
-        url = f"{api.endpoint}/{prefix}{repo_id}/resolve/{head}/README.md"
-        answer = get_session().get(url, headers=build_hf_headers(), follow_redirects=True)
-        hf_raise_for_status(answer)
-        cards[f"README.md of {repo_id}"] = answer.content.decode()
-    if source.is_file():
-        cards[str(source)] = source.read_text(encoding="utf-8")
-    return card.merge(generated, cards)
-
-
-def publish(api: HfApi, folder: Path, repo_id: str, *, repo_type="model", revision="main", update=False,
-            private=False, message="Publish", head=None, **create) -> str:  # fmt: skip
+def publish(api: HfApi, operations: list, repo_id: str, head: str | None, message: str, *, repo_type="model",
+            revision="main", **create) -> str:  # fmt: skip
     """
-    `folder` as one commit; returns its id.
+    One commit; returns its id.
 
     Args:
-        head: what the repository was when it was looked at; a commit since is a PushError.
+        head: what the branch was when it was looked at (None: no repository, so one is made, with `create`).
 
     Raises:
-        PushError: the repository holds files and `update` is not given, there is no such branch, no permission, or
-            the upload broke off. Then nothing is visible, and a repository that was made for it is gone again.
+        PushError: no permission, another commit since `head`, or the upload broke off. Then nothing is visible, and a
+            repository that was made for it is gone again.
     """
     created = False
     try:
-        if head is None and not api.repo_exists(repo_id, repo_type=repo_type):
-            api.create_repo(repo_id, repo_type=repo_type, private=private, **create)
+        if head is None:
+            api.create_repo(repo_id, repo_type=repo_type, **create)
             created = True
-        now, there = look(api, repo_id, repo_type, revision, update)
-        operations = add_all(folder)
-        operations += [CommitOperationDelete(path) for path in stale(folder, there, repo_type)]
-        place = {"repo_type": repo_type, "revision": revision, "parent_commit": head or now}
+        place = {"repo_type": repo_type, "revision": revision, "parent_commit": head}
         return api.create_commit(repo_id, operations, commit_message=message, **place).oid
     except BaseException as error:  # Ctrl-C, too
         print(file=sys.stderr)  # an upload's progress bar is left in the middle of its line
@@ -137,103 +124,91 @@ def publish(api: HfApi, folder: Path, repo_id: str, *, repo_type="model", revisi
         raise
 
 
-def stale(folder: Path, there: set[str], repo_type: str = "model") -> list[str]:
-    """Files of the repository that an earlier push wrote and `folder` has no successor of; of a Space, none."""
-    kept = {operation.path_in_repo for operation in add_all(folder)}
-    return sorted(path for path in there - kept if repo_type == "model" and OURS.fullmatch(path))
-
-
-def space_sdk(folder: Path) -> str:
-    """The `sdk:` of the header of a Space's README.md."""
+def space_card(folder: Path) -> RepoCard:
+    """README.md of a Space, which names its `sdk:`."""
     file = folder / "README.md"
-    parts = file.read_text(encoding="utf-8").split("---") if file.is_file() else []
-    header = yaml.safe_load(parts[1]) if len(parts) > 2 else None
-    if not isinstance(header, dict) or "sdk" not in header:
+    page = card.read(file.read_bytes(), file) if file.is_file() else RepoCard("---\n{}\n---\n")
+    if "sdk" not in page.data:
         raise PushError(f"space={folder} holds no README.md with a Space's header (sdk: gradio)")
-    return header["sdk"]
+    return page
 
 
 def push(args: argparse.Namespace, done: list[str]) -> None:
     """`done` tells what was published when this breaks off."""
     validate_repo_id(args.repo_id)
-    sdk = None if args.space is None else space_sdk(args.space)
-    names = ("training_data", "evaluation", "limits")
-    values = {name: card.section(name, getattr(args, name)) for name in names}
-    scores, own_card = stage.score_files(args.source, args.eval_results), args.source / "README.md"
-    if own_card.is_file():
-        card.parse(own_card.read_text(encoding="utf-8"), str(own_card))  # its mistakes before the minutes of staging
-    api, kinds = HfApi(), ["model"] if args.space is None else ["model", "space"]
-    seen = dict.fromkeys(kinds, (None, set()))
-    if not args.dry_run:
-        may_write(api, args.repo_id)
-    if args.update or not args.dry_run:
-        try:
-            for kind in kinds:
-                revision = args.revision if kind == "model" else "main"
-                seen[kind] = look(api, args.repo_id, kind, revision, args.update)
-        except HUB_ERRORS as error:
-            raise PushError(f"nothing was published: {explain(error, args.repo_id)}") from error
-    model, processor = stage.load(args.source)
-    values |= {"repo_id": args.repo_id, "revision": args.revision, "facts": card.facts(model)}
+    page = None if args.space is None else space_card(args.space)
+    values = {name: card.section(name, getattr(args, name)) for name in card.NOT_GIVEN}
+    scores, own = stage.score_files(args.source, args.eval_results), args.source / "README.md"
+    cards = {str(own): card.read(own.read_bytes(), own)} if own.is_file() else {}
+    api, seen = HfApi(), dict.fromkeys(("model", "space")[: 1 + bool(page)], (None, set(), None))
     with tempfile.TemporaryDirectory() as scratch:
-        folder, space = Path(scratch) / args.repo_id.split("/")[-1], Path(scratch) / "a space"
+        if not args.dry_run:
+            may_write(api, args.repo_id)
+        if args.update or not args.dry_run:
+            for kind, revision in zip(seen, (args.revision, "main")):
+                seen[kind] = look(api, args.repo_id, kind, revision, args.update)
+        head, there, theirs = seen["model"]
+        gone = []
+        if theirs:  # its scores are of the weights that are replaced
+            data = theirs.data.to_dict()
+            gone, theirs.data = card.without_scores_of_ours(data), CardData(**data)
+            cards[f"README.md of {args.repo_id}"] = theirs
+        model, processor = stage.load(args.source)
+        values |= {"repo_id": args.repo_id, "facts": card.facts(model)}
+        folder = Path(scratch) / "staged" / args.repo_id.split("/")[-1]
+
+        def readme(revision: str) -> tuple[RepoCard, list[str]]:
+            return card.renew(RepoCard(card.fill(values | {"revision": revision})), cards)
+
         try:
-            stage.write(folder, model, processor, values, scores, args.max_shard_size)
-            if args.space is not None:
-                shutil.copytree(args.space, space, ignore=shutil.ignore_patterns("__pycache__"))
+            stage.write(folder, model, processor, values | {"revision": args.revision}, scores, args.max_shard_size)
+            text, notes = readme(args.revision)
+            text.save(folder / "README.md")
         except (OSError, SafetensorError) as error:
             where = f"{scratch} ({shutil.disk_usage(scratch).free:,d} bytes free; TMPDIR names another place)"
             raise PushError(f"nothing was published: staging in {where}: {error}") from error
         stage.check(folder, model, processor)
         print(f"loads back: {folder.name} gives the same logits and answers in a fresh process without this package")
-
-        def write_card(revision: str) -> tuple[str, list[str]]:
-            generated = card.fill(values | {"revision": revision})
-            return merged(api, generated, own_card, args.repo_id, *seen["model"])
-
-        try:
-            text, notes = write_card(args.revision)
-            (folder / "README.md").write_text(text, encoding="utf-8")
-            if args.space is not None and "README.md" in seen["space"][1]:
-                theirs = merged(api, "", space / "README.md", args.repo_id, *seen["space"], prefix="spaces/")
-                (space / "README.md").write_text(theirs[0], encoding="utf-8")
-        except HUB_ERRORS as error:
-            raise PushError(f"nothing was published: {explain(error, args.repo_id)}") from error
-        staged = {"model": folder, "space": space}
-        for note in notes:
-            print(note)
         mine = {file.name for file in args.source.iterdir() if not file.name.startswith(".")}
+        notes += [f"left out, a score of other weights: {name}" for name in gone]
+        for path in sorted(
+            one for one in there - {f".eval_results/{file.name}" for file in scores} if "eval_results" in one
+        ):
+            notes.append(f"{path} of {args.repo_id} stays: delete it if other weights gave that score")
         if left := sorted(mine - {path.name for path in folder.iterdir()}):
-            print(f"of {args.source} these are not published: {', '.join(left)}")
-        for kind in kinds:
-            for path in stale(staged[kind], seen[kind][1], kind):
-                print(f"{'deletes' if args.dry_run else 'deleting':>14s}  {path}")
+            notes.append(f"of {args.source} these are not published: {', '.join(left)}")
+        uploads = {"model": add_all(folder)} | ({"space": add_all(args.space)} if page else {})
+        deleted = sorted(path for path in there - set(uploads["model"]) if OURS.fullmatch(path))
+        notes += [f"{'deletes' if args.dry_run else 'deleting':>14s}  {path}" for path in deleted]
+        print(*(f"{note}\n" for note in notes), sep="", end="")
+        if page and (old := seen["space"][2]):  # settings that people made on the Hub stay, the text is the folder's
+            page.data = CardData(**card.merge(old.data.to_dict(), page.data.to_dict()))
+            uploads["space"]["README.md"] = CommitOperationAdd("README.md", str(page).encode())
         if args.dry_run:
-            files = add_all(folder)
-            for operation in files:
-                print(f"{operation.upload_info.size:>14,d}  {operation.path_in_repo}")
-            total = sum(operation.upload_info.size for operation in files)
-            print(f"{total:>14,d}  bytes in {len(files)} files would be uploaded to {args.repo_id}")
-            for operation in add_all(space) if args.space else ():
-                print(f"{operation.upload_info.size:>14,d}  {operation.path_in_repo} (Space)")
+            for kind, files in uploads.items():
+                for path, one in files.items():
+                    about = " (Space)" * (kind == "space") + " (replaces)" * (path in seen[kind][1])
+                    print(f"{one.upload_info.size:>14,d}  {path}{about}")
+            total = sum(one.upload_info.size for one in uploads["model"].values())
+            print(f"{total:>14,d}  bytes in {len(uploads['model'])} files would be uploaded to {args.repo_id}")
             return
-        options = {"update": args.update, "private": args.private}
-        model_options = options | {"revision": args.revision, "head": seen["model"][0]}
-        commit = publish(api, folder, args.repo_id, message="Publish the model", **model_options)
+        operations = [*uploads["model"].values(), *map(CommitOperationDelete, deleted)]
+        options = {"revision": args.revision, "private": args.private}
+        commit = publish(api, operations, args.repo_id, head, "Publish the model", **options)
         done.append(f"published {args.repo_id}, revision {commit}")
         print(done[-1])
         try:
-            message = "Pin the card's snippets to a commit"
-            operation = CommitOperationAdd("README.md", write_card(commit)[0].encode())
+            operation = CommitOperationAdd("README.md", str(readme(commit)[0]).encode())
             place = {"revision": args.revision, "parent_commit": commit}
-            api.create_commit(args.repo_id, [operation], commit_message=message, **place)
+            api.create_commit(args.repo_id, [operation], commit_message="Pin the card's snippets to a commit", **place)
         except HUB_ERRORS as error:
             unpinned = f"published, but the card's snippets name {args.revision} instead of the commit"
             raise PushError(f"{unpinned}: {explain(error, args.repo_id)}") from error
-        if args.space is not None:
-            options |= {"repo_type": "space", "head": seen["space"][0], "space_sdk": sdk}
+        if page:
+            options = {"repo_type": "space", "private": args.private, "space_sdk": page.data["sdk"]}
+            place = (args.repo_id, seen["space"][0], "Publish the Space")
             try:
-                commit = publish(api, space, args.repo_id, message="Publish the Space", **options)
+                commit = publish(api, [*uploads["space"].values()], *place, **options)
             except PushError as error:
                 raise PushError(f"the model is published, its Space is not: {error}") from error
             print(f"published the Space {args.repo_id}, revision {commit}")
@@ -266,6 +241,8 @@ def main(argv: list[str] | None = None) -> None:
             signal.signal(number, stop)
     try:
         push(args, done)
+    except (HfHubHTTPError, httpx.HTTPError) as error:
+        parser.exit(2, f"vift-push: error: nothing was published: {explain(error, args.repo_id)}\n")
     except (PushError, HFValidationError, ValueError, OSError) as error:
         parser.exit(2, f"vift-push: error: {' '.join(str(error).split())}\n")
     except KeyboardInterrupt as stopped:

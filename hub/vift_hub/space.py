@@ -11,12 +11,14 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("space", "modeling_vift", "microworld/vift_microworld", "eval/vift_eval", "checkpoints/vift-micro")
+FOLDERS = "space modeling_vift microworld/vift_microworld eval/vift_eval hub/vift_hub checkpoints/vift-micro".split()
 ON_TOP = ("space/README.md", "space/requirements.txt", "LICENSE")
 
 
 def assemble(target: Path) -> None:
-    """Raises FileExistsError where `target` is there already."""
+    """Raises FileExistsError where `target` is there already, FileNotFoundError without the repository (a wheel)."""
+    for name in (*FOLDERS, *ON_TOP):
+        (ROOT / name).stat()
     target.mkdir(parents=True)
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__", ".gradio"))
@@ -32,6 +34,8 @@ def main(argv: list[str] | None = None) -> None:
         assemble(target)
     except FileExistsError:
         parser.exit(2, f"vift_hub.space: error: {target} exists; name a new folder\n")
+    except OSError as error:
+        parser.exit(2, f"vift_hub.space: error: {error}; run it in a clone of the repository\n")
     print(f"wrote {target}")
 
 

@@ -11,14 +11,13 @@ import torch
 import yaml
 from huggingface_hub import parse_eval_result_entries
 from safetensors.torch import load_file
-from transformers import LlavaProcessor
 from transformers.dynamic_module_utils import get_relative_import_files
 
 import modeling_vift
-from modeling_vift import VIFTForConditionalGeneration
+from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 
 from . import card, roundtrip
-from .convert import all_there, read_config
+from .convert import read, read_config
 
 CODE = Path(modeling_vift.__file__).parent
 # `load_custom_generate` follows relative imports inside its own folder only, so that one holds copies of all of them
@@ -33,14 +32,11 @@ def load(source: Path):
     Raises:
         ValueError: not a VIFT, or weights missing, left over or of another shape; no chat template.
     """
-    if (kind := read_config(source).get("model_type")) != "vift":
-        raise ValueError(f"source={source} is a {kind!r}, not a VIFT: vift-convert makes one")
+    read_config(source, "vift", "not a VIFT: vift-convert makes one")
     try:
-        model, loading = VIFTForConditionalGeneration.from_pretrained(source, dtype="auto", output_loading_info=True)
-        processor = LlavaProcessor.from_pretrained(source)
+        model, processor = read(VIFTForConditionalGeneration, source, VIFTConfig.from_pretrained(source))
     except Exception as error:  # whatever a file that is broken makes its reader raise
         raise ValueError(f"source={source} does not load: {error}") from error
-    all_there(source, loading)
     if not getattr(processor, "chat_template", None):
         raise ValueError(f"source={source} has no chat template in its processor")
     return model, processor
@@ -65,12 +61,7 @@ def score_files(source: Path, more: Path | None) -> list[Path]:
 
 
 def write(folder: Path, model, processor, values: dict[str, str], scores: list[Path] | None, max_shard_size: str):
-    """
-    Everything that is published, into `folder`.
-
-    Raises:
-        ValueError: the chat template is not the only one.
-    """
+    """Everything that is published, into `folder`; a ValueError where the chat template is not the only one."""
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     processor.save_pretrained(folder)
     (folder / "custom_generate").mkdir()
@@ -86,12 +77,7 @@ def write(folder: Path, model, processor, values: dict[str, str], scores: list[P
 
 
 def check(folder: Path, model, processor) -> None:
-    """
-    Loads `folder` in a fresh offline process without this package and compares its answers with the model's own.
-
-    Raises:
-        ValueError: it does not load, or answers otherwise.
-    """
+    """A ValueError if `folder` does not load in a fresh offline process without this package, or answers otherwise."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "answers.safetensors"
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -3,12 +3,13 @@
     neighbourhood overlap    share of common k nearest neighbours
     intrinsic dimension      Gride: mu = r_2k / r_k, maximum likelihood; k = 1 is TwoNN, d = N / sum(log mu)
     information imbalance    D(A -> B) = 2 / N * mean rank in B of the nearest neighbour in A
-    linear CKA               HSIC(XX', YY') / sqrt(HSIC(XX', XX') HSIC(YY', YY'))
+    linear CKA               HSIC(XX', YY') / sqrt(HSIC(XX', XX') HSIC(YY', YY')), HSIC by its unbiased estimator
 
 Gride: Denti et al. 2022 (doi 10.1038/s41598-022-20991-1); TwoNN: Facco et al. 2017; imbalance: Glielmo et al. 2022;
-CKA: Kornblith et al. 2019 (arXiv 1905.00414). Shapes: x, y (N, D). Everything pairwise is done in blocks of rows:
-beside the data and its centred copy, memory is O(block * N), time O(N^2 * D). Results come point by point where they
-are means of points, so that they can be resampled; neighbours are Euclidean.
+CKA: Kornblith et al. 2019 (arXiv 1905.00414), debiased by the HSIC of Song et al. 2012 (JMLR 13:1393): the plain
+estimator gives 0.8 for independent sets of 1000 points in 4096 dimensions. Shapes: x, y (N, D). Everything pairwise is
+done in blocks of rows: beside the data and its centred copy, memory is O(block * N), time O(N^2 * D). Results come
+point by point where they are means of points; `jackknife` has their intervals; neighbours are Euclidean.
 """
 
 from collections.abc import Iterator
@@ -95,12 +96,17 @@ def overlap(first: Neighbors, second: Neighbors, k: int) -> np.ndarray:
     return (both[:, 1:] == both[:, :-1]).sum(axis=1) / k
 
 
-def ranks(x: np.ndarray, target: np.ndarray, block: int = BLOCK) -> np.ndarray:
-    """Rank (1 = nearest) of point `target[i]` among the neighbours of point i in x: (N,)."""
-    rank = np.empty(len(x))
+def ranks(x: np.ndarray, target: np.ndarray, block: int = BLOCK, members: np.ndarray | None = None) -> np.ndarray:
+    """
+    Rank (1 = nearest) of point `target[i]` among the neighbours of point i in x: (N,).
+
+    `members` (N, G), 1 where a point is in a group: then the ranks without the points of each group, (N, G).
+    """
+    rank = np.empty(len(x) if members is None else members.shape)
     for rows, distances in squared_distances(x, block):
-        own = np.take_along_axis(distances, target[rows, None], axis=1)
-        rank[rows] = 1 + (distances < own).sum(axis=1)
+        closer = distances < np.take_along_axis(distances, target[rows, None], axis=1)
+        count = closer.sum(axis=1)
+        rank[rows] = 1 + (count if members is None else count[:, None] - closer.astype(members.dtype) @ members)
     return rank
 
 
@@ -150,39 +156,43 @@ def gride(log_mu: np.ndarray, k: int) -> float:
     return float(brentq(slope, low, high, xtol=1e-6))
 
 
-def cka(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None, block: int = BLOCK) -> np.ndarray:
+def cka(x: np.ndarray, y: np.ndarray, kept: np.ndarray | None = None, block: int = BLOCK) -> np.ndarray:
     """
-    Linear CKA, in blocks of the Gram matrices.
+    Debiased linear CKA, in blocks of the Gram matrices: about 0 for independent sets, at any width.
 
     Args:
         x, y: (N, D), (N, E).
-        weights (`np.ndarray` of shape (N, R), *optional*): how often each point is drawn in each of R resamplings.
+        kept (`np.ndarray` of shape (N, R), *optional*): which items belong to each of R subsets.
 
     Returns:
-        (R,), or (1,) without weights; nan where a set has no spread.
+        (R,), or (1,) without `kept`; nan for fewer than 4 items and where a set has no spread.
     """
     check_pair(x, y)
     x, y = centered(x), centered(y)
-    weights = np.ones((len(x), 1)) if weights is None else np.asarray(weights, dtype=float)
+    kept = np.ones((len(x), 1)) if kept is None else np.asarray(kept, dtype=float)
     names = (("xy", 0, 1), ("xx", 0, 0), ("yy", 1, 1))
-    total = weights.sum(axis=0)
-    products = {name: np.zeros(weights.shape[1]) for name, *_ in names}  # sum_ij w_i w_j K_ij L_ij
-    sums = [np.empty((len(x), weights.shape[1])) for _ in (x, y)]  # sum_j w_j K_ij
-    single = weights.astype(x.dtype)
+    count = kept.sum(axis=0)
+    products = {name: np.zeros(kept.shape[1]) for name, *_ in names}  # sum_ij K_ij L_ij; K, L without their diagonals
+    sums = [np.empty((len(x), kept.shape[1])) for _ in (x, y)]  # sum_j K_ij
+    single = kept.astype(x.dtype)
     for start in range(0, len(x), block):
         rows = slice(start, min(start + block, len(x)))
+        numbers = np.arange(rows.start, rows.stop)
         grams = [z[rows] @ z.T for z in (x, y)]
         for gram, row_sums in zip(grams, sums):
+            gram[numbers - start, numbers] = 0
             row_sums[rows] = gram @ single
         for name, a, b in names:
-            products[name] += np.einsum("nr,nr->r", weights[rows], (grams[a] * grams[b]) @ single)
-    hsic = {}
-    for name, a, b in names:
-        cross = np.einsum("nr,nr,nr->r", weights, sums[a], sums[b])
-        whole = [np.einsum("nr,nr->r", weights, sums[i]) for i in (a, b)]
-        hsic[name] = products[name] - 2 * cross / total + whole[0] * whole[1] / total**2
-    scale = np.sqrt(np.maximum(hsic["xx"] * hsic["yy"], 0))
-    return np.divide(hsic["xy"], scale, out=np.full(len(total), np.nan), where=scale > 0)
+            products[name] += np.einsum("nr,nr->r", kept[rows], (grams[a] * grams[b]) @ single)
+    hsic = {}  # Song et al. 2012, equation 5, times N (N - 3), which cancels
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for name, a, b in names:
+            cross = np.einsum("nr,nr,nr->r", kept, sums[a], sums[b])
+            whole = [np.einsum("nr,nr->r", kept, sums[i]) for i in (a, b)]
+            hsic[name] = products[name] + whole[0] * whole[1] / ((count - 1) * (count - 2)) - 2 * cross / (count - 2)
+        scale = np.sqrt(np.maximum(hsic["xx"], 0) * np.maximum(hsic["yy"], 0))
+    spread = (scale > 0) & (count > 3)
+    return np.divide(hsic["xy"], scale, out=np.full(len(count), np.nan), where=spread)
 
 
 def paired_cosine(x: np.ndarray, y: np.ndarray, shift: int = 0) -> np.ndarray:

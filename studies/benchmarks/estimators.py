@@ -72,7 +72,8 @@ def agree(args) -> dict:
         from ckatorch.core import cka_base
 
         for name, row in theirs.items():
-            row["cka"] = float(cka_base(torch.tensor(points[f"{name}_a"]), torch.tensor(points[f"{name}_b"])))
+            pair = (torch.tensor(points[f"{name}_{which}"]) for which in "ab")
+            row["cka"] = float(cka_base(*pair, unbiased=True))
     except ImportError:
         print("ckatorch can't be imported: CKA is not compared")
     differences: dict = {}
@@ -102,8 +103,13 @@ def naive(x: np.ndarray, y: np.ndarray, k: int) -> dict:
     for a, b in ((x, y), (y, x)):
         ranks = [1 + int(np.flatnonzero(order(b, i)[0] == order(a, i)[0][0])[0]) for i in range(n)]
         imbalance.append(2 / n * np.mean(ranks))
-    gram = [(z - z.mean(0)) @ (z - z.mean(0)).T for z in (x, y)]
-    cka = (gram[0] * gram[1]).sum() / np.sqrt((gram[0] ** 2).sum() * (gram[1] ** 2).sum())
+    gram = [z @ z.T * (1 - np.eye(n)) for z in (x - x.mean(0), y - y.mean(0))]
+
+    def hsic(a, b):
+        whole = a.sum() * b.sum() / ((n - 1) * (n - 2))
+        return (a * b).sum() + whole - 2 / (n - 2) * (a.sum(axis=0) @ b.sum(axis=0))
+
+    cka = hsic(*gram) / np.sqrt(hsic(gram[0], gram[0]) * hsic(gram[1], gram[1]))
     dimension = [n / np.log([far / near for near, far in pairs]).sum() for pairs in (sorted_x, sorted_y)]
     return {"overlap": overlap, "dimension": dimension, "imbalance": imbalance, "cka": cka}
 

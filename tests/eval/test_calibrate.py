@@ -7,7 +7,9 @@ import pytest
 from modeling_vift import resolve_fusion
 from vift_eval import calibrate as command
 from vift_eval.answers.conditions import read_back
+from vift_eval.answers.generate import prompts_of
 from vift_eval.calibrate import calibrate
+from vift_eval.engine import Engine
 from vift_eval.models import BUNDLED, load_model
 from vift_microworld import language, visual_questions
 
@@ -41,6 +43,30 @@ def test_the_choice_is_the_best_of_the_table_and_beats_no_fusion(calibrated):
     assert found["score"] == best["score"] > found["unfused_score"]
     assert (found["fusion_layers"], found["fusion_dose"]) == (best["fusion_layers"], best["dose"])
     assert found["fusion_alpha"] == best["alpha"]
+
+
+def test_the_sink_is_the_first_tokens_length_over_the_others(prompts):
+    model, processor = load_model(str(BUNDLED))
+    engine, rows = Engine(model, processor), [{"question": "where is it?", "images": prompts[0][:1]}]
+    inputs = engine.inputs(prompts_of(engine, rows))
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    embedding = model.get_input_embeddings().weight.detach()
+    text = ids[0][mask[0].bool() & (ids[0] != model.config.image_token_id)]
+    lengths = embedding[text].norm(dim=-1)
+    expected = lengths[0] / lengths[1:].median()
+    assert command.sink_of(model, ids, mask, [0]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_without_the_first_token_is_tried_where_it_is_a_sink(prompts, monkeypatch):
+    monkeypatch.setattr(command, "SINK", 0.0)
+    model, processor = load_model(str(BUNDLED))
+    few = [part[:3] for part in prompts]
+    found = calibrate(model, processor, *few, **OPTIONS | {"bands": ("4:8",), "doses": (2.0,), "alphas": ()})
+    with_first, without = found["table"]
+    assert without == with_first | {"fusion_skip_first": True, "score": without["score"]}
+    assert without["score"] != with_first["score"]
+    assert found["fusion_skip_first"] is model.config.fusion_skip_first
+    assert found["fusion_skip_first"] == (without["score"] > max(with_first["score"], found["unfused_score"]))
 
 
 def test_the_score_is_the_likelihood_of_the_answer_from_the_own_caption(calibrated, prompts):

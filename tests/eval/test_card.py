@@ -87,6 +87,22 @@ def test_every_number_comes_from_the_results_file(folder, weights, capsys):
     assert [one.metric_value for one in card.data.eval_results] == [0.9, 0.5]
 
 
+def test_scores_of_other_origin_stay_and_two_tasks_on_one_data_set_keep_their_names(folder, weights, capsys):
+    theirs = {"task": {"type": "t"}, "dataset": {"type": "d", "name": "d"}, "metrics": [{"type": "acc", "value": 0.5}]}
+    index = yaml.safe_dump({"license": "mit", "model-index": [{"name": "vift", "results": [theirs]}]})
+    readme = folder / "model" / "README.md"
+    readme.write_text(f"---\n{index}---\n\ntext\n")
+    assert run(folder, results(weights), results(weights, "pope_adv")) == 0, capsys.readouterr().err
+    (model,) = yaml.safe_load(readme.read_text().split("---\n")[1])["model-index"]
+    names = {one["dataset"]["name"].split(" ")[0]: one for one in model["results"]}
+    assert names.keys() == {"d", "pope", "pope_adv"} and names["d"] == theirs
+    readme.write_bytes(b"---\ntags: [a\n---\n")
+    assert (
+        run(folder, results(weights)) == 2
+        and "README.md is no Markdown of the Hub's format" in capsys.readouterr().err
+    )
+
+
 def test_what_is_no_result_is_refused(folder, weights, capsys):
     part, other, twice = (copy.deepcopy(results(weights)) for _ in range(3))
     part["n-samples"]["pope"]["effective"] = 3

@@ -132,6 +132,9 @@ def test_decompression_bomb_is_refused_before_decoding(tmp_path, size):
     refused(tmp_path / "bomb.png", "million pixels")
 
 
-def test_floating_point_pixels_are_refused(tmp_path):
-    Image.fromarray(np.zeros((3, 3), dtype=np.float32)).save(tmp_path / "float.tiff")
-    refused(tmp_path / "float.tiff", "floating-point")
+def test_floating_point_pixels_are_rescaled_and_those_without_a_number_refused(tmp_path):
+    Image.fromarray(np.array([[-2.0, 0.0, 2.0]], dtype=np.float32)).save(tmp_path / "float.tiff")
+    image, notes = open_image(tmp_path / "float.tiff")
+    assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255] and "floating-point" in notes[0]
+    Image.fromarray(np.full((3, 3), np.nan, dtype=np.float32)).save(tmp_path / "nan.tiff")
+    refused(tmp_path / "nan.tiff", "finite")

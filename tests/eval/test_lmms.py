@@ -249,6 +249,10 @@ def test_until_cuts_except_the_injected_blank_line():
     assert Request.from_kwargs({"until": ["\n\n"]}, 7).cut("a\n\nb") == "a\n\nb"
     assert Request.from_kwargs({"until": ["\n\n", "Q:"]}, 7).cut("a\n\nQ: b") == "a"
     assert Request.from_kwargs({"until": "Q:"}, 7).cut("a Q: b") == "a"
+    assert Request.from_kwargs({"do_sample": True}, 7).generation == {"do_sample": True}  # at the model's temperature
+    assert Request.from_kwargs({"temperature": 0.2}, 7).generation == {"do_sample": True, "temperature": 0.2}
+    with pytest.raises(ValueError, match="do_sample=True with temperature=0 contradict"):
+        Request.from_kwargs({"temperature": 0.0, "do_sample": True}, 7)
     request = Request.from_kwargs({"temperature": 0.2, "do_sample": False, "top_p": 1, "odd": 1}, 7)
     assert request.max_new_tokens == 7 and request.generation == {"do_sample": False} and request.unknown == ["odd"]
 

@@ -18,8 +18,8 @@ def include(tmp_path_factory):
     return write(tmp_path_factory.mktemp("scores") / "benchmarks")
 
 
-def judged_by(url, tasks, include, checkpoint, monkeypatch):
-    """`ask`, with the judge at `url` for tasks that were loaded before it was known."""
+def point_at(url, monkeypatch):
+    """The judge is at `url`, for tasks that were loaded before it was known, too."""
     import time
 
     import openai
@@ -32,6 +32,10 @@ def judged_by(url, tasks, include, checkpoint, monkeypatch):
     monkeypatch.setattr(OpenAIProvider, "is_available", lambda provider: True)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+
+def judged_by(url, tasks, include, checkpoint, monkeypatch):
+    point_at(url, monkeypatch)
     return ask(tasks, include, ",beta=0.1,fusion_layers=1:3", batch_size=4, pretrained=checkpoint)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import (
     AutoModelForImageTextToText,
@@ -68,15 +69,41 @@ def test_the_bundled_model_goes_to_llava_and_back_tensor_for_tensor(tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_an_old_llava_config_gets_the_towers_number_of_tokens(tmp_path):
+@pytest.mark.parametrize("stated", [None, 576], ids=["not stated", "saved again by transformers"])
+def test_an_old_llava_gets_its_number_of_tokens_from_the_tower(tmp_path, stated):
     model, _ = save_checkpoint(tmp_path / "vift")
     convert(str(tmp_path / "vift"), tmp_path / "llava", "llava")
-    file = tmp_path / "llava" / "config.json"
-    config = json.loads(file.read_text())
-    tokens = config.pop("image_seq_length")
-    file.write_text(json.dumps(config))
-    converted, _ = convert(str(tmp_path / "llava"), tmp_path / "back")
-    assert converted.config.image_seq_length == tokens == model.config.image_seq_length != 576
+    for name, old in {"config.json": ["image_seq_length"],
+                      "processor_config.json": ["patch_size", "vision_feature_select_strategy",
+                                                "num_additional_image_tokens"]}.items():  # fmt: skip
+        file = tmp_path / "llava" / name
+        config = {key: value for key, value in json.loads(file.read_text()).items() if key not in old}
+        if stated and "image_seq_length" in old:
+            config["image_seq_length"] = stated
+        file.write_text(json.dumps(config))
+    converted, processor = convert(str(tmp_path / "llava"), tmp_path / "back")
+    assert converted.config.image_seq_length == model.config.image_seq_length == 4
+    inputs = processor(text="<image> what", images=[Image.new("RGB", (20, 20))], return_tensors="pt")
+    assert int((inputs["input_ids"] == IMAGE).sum()) == 4
+    assert torch.isfinite(converted(**inputs).logits).all()
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["image_seq_length"] == 4
+
+
+def test_a_conversion_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch, capsys):
+    save_checkpoint(tmp_path / "vift")
+
+    def full(self, folder, **kwargs):
+        folder.mkdir()
+        raise OSError(28, "No space left on device", str(folder / "model.safetensors"))
+
+    monkeypatch.setattr(LlavaForConditionalGeneration, "save_pretrained", full)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path / "vift"), str(tmp_path / "out"), "--to", "llava"])
+    error = capsys.readouterr().err.splitlines()[-1]  # above it the bars of `save_checkpoint`
+    assert stopped.value.code == 2 and error.startswith(
+        f"vift-convert: error: output={tmp_path}/out cannot be written"
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["vift"]
 
 
 CLIP = CLIPVisionConfig(
@@ -158,8 +185,6 @@ def test_the_original_layout_keeps_its_logits(tmp_path, kind, inside):
     with torch.no_grad():
         ours = model(torch.tensor([expanded]), pixel_values=image[None]).logits[0, :, :60]
     torch.testing.assert_close(ours, reference(prompt, image), rtol=1e-5, atol=1e-5)
-    from PIL import Image
-
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what colour"}]}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True)
     inputs = processor(text=text, images=[Image.new("RGB", (20, 20), "red")], return_tensors="pt")
@@ -193,8 +218,23 @@ def test_bad_sources_are_one_line_and_exit_status_2(tmp_path, capsys):
     refused("12 missing keys, such as model.language_model.layers.3.", source, out)
     (source / "config.json").write_text(json.dumps({**config, "mm_vision_tower": None}))
     refused("names no mm_vision_tower: give --vision-tower", source, out)
-    (source / "config.json").write_text("[1, 2]")
-    refused("config.json holds a list, not a model's config", source, out)
-    (source / "config.json").write_text('{"model_type": ')
-    refused("config.json is no JSON", source, out)
+    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        whole = (source / name).read_text() if (source / name).exists() else "{}"
+        (source / name).write_text("[1, 2]")
+        refused(f"{source}/{name} holds a list", source, out)
+        (source / name).write_text('{"model_type": ')
+        refused(f"{source}/{name} does not load", source, out)
+        (source / name).write_text(whole)
+    (source / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes()[:-1])
+    refused(f"{source}/model.safetensors does not load", source, out)
+    (source / "config.json").write_text(json.dumps({"model_type": "llava", "mm_vision_tower": "x"}))
+    (source / "model.safetensors").unlink()
+    refused("mm_projector_type=None", source, out)
+    save_checkpoint(tmp_path / "llava")
+    config = json.loads((tmp_path / "llava" / "config.json").read_text()) | {"model_type": "llava"}
+    llama = {"model_type": "llama", "hidden_size": "x"}
+    for wrong in ({"vision_config": None}, {"text_config": [1]}, {"vision_config": {"model_type": "none"}},
+                  {"vision_feature_layer": "x"}, {"text_config": llama}):  # fmt: skip
+        (tmp_path / "llava" / "config.json").write_text(json.dumps(config | wrong))
+        refused(f"{tmp_path}/llava", tmp_path / "llava", out)
     assert not out.exists()

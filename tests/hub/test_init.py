@@ -84,7 +84,7 @@ def test_bad_parts_are_one_line_and_status_2(tmp_path, capsys):
     for change, message in [
         ({"--output": tmp_path / "full"}, "exists and is not empty"),
         ({"--vision-tower": tmp_path / "nowhere"}, "nowhere"),
-        ({"--vision-tower": tmp_path / "llm"}, "no patch_size"),
+        ({"--vision-tower": tmp_path / "llm"}, "has no image_size"),
     ]:
         arguments = [str(part) for pair in (good | change).items() for part in pair]
         with pytest.raises(SystemExit) as stopped:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import huggingface_hub
 import pytest
@@ -16,7 +15,7 @@ import yaml
 from huggingface_hub import constants
 
 from tests.hub.user import BUNDLED, HIDE_OUR_PACKAGES, PACKAGES, ROOT, environment
-from vift_hub import push, roundtrip, stage
+from vift_hub import roundtrip, stage
 from vift_hub.convert import convert
 
 EVALUATION = ROOT / "docs" / "results" / "paper" / "README.md"
@@ -47,25 +46,6 @@ def published(hub, tmp_path_factory):
     ran = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, cwd=folder, timeout=300)
     assert ran.returncode == 0, ran.stderr[-3000:]
     return ran.stdout
-
-
-@pytest.fixture
-def in_process(hub, monkeypatch):
-    """main() of vift-push in this process, online with `hub`; returns a function that runs it."""
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the client's pauses between tries (the server waits)
-    monkeypatch.setenv("HF_TOKEN", "hf_writer")
-    monkeypatch.setenv("HF_TOKEN_PATH", "/nonexistent")
-    yield push.main
-    hub.refuse_commits, hub.break_uploads, hub.stall_uploads, hub.race = None, False, False, False
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """Skips the fresh process of the round trip, which has tests of its own."""
-    monkeypatch.setattr(stage, "check", lambda *args: None)
 
 
 def refused(capsys, run, *args, status=2):

@@ -18,9 +18,6 @@ FIGURES = [*METRICS, "probes", "interventions"]
 def done(tiny_checkpoint, tmp_path_factory):
     """One run with everything, on a model and itself as its donor."""
     folder = tmp_path_factory.mktemp("analysis")
-    from vift_eval.layers import measure as layer_measure
-
-    layer_measure.RESAMPLES = 20  # of intervals that no test looks at closely
     options = ["--n", "60", "--interventions", "--questions", "10", "--donor", str(tiny_checkpoint)]
     assert analyze.main([str(tiny_checkpoint), "--output", str(folder), *options]) == 0
     return folder, json.loads((folder / "analysis.json").read_text()), options
@@ -36,8 +33,7 @@ def test_the_page_has_a_figure_and_numbers_for_every_metric(done):
         for measures in layer.values():
             for key in ("overlap", "cka", "imbalance_image_to_text", "cosine"):
                 low, high = measures[key]["ci95"]
-                # a bootstrap of CKA draws points twice, which lifts it a little
-                assert low - 0.05 <= measures[key]["value"] <= high + 0.05
+                assert low <= measures[key]["value"] <= high
             assert set(measures["probes"]) == {"largest digit", "middle cell", "number of digits"}
     assert f"layers {results['band']['band']}" in text
     assert not list(folder.glob("*.part")) and str(folder) not in text
@@ -99,7 +95,7 @@ def test_pairs_of_ones_own(tmp_path, tiny_checkpoint, monkeypatch):
     [
         (["--n", "5"], "--n=5 must be at least 40"),
         (["--data", "nowhere.jsonl"], "--data=nowhere.jsonl can't be read"),
-        (["--n", "50", "--k", "60"], "--k=60 must be in 1 ... 49"),
+        (["--n", "50", "--k", "60"], "--k=60 must be in 1 ... 46"),
         (["--donor", "x"], "--donor needs --interventions"),
         (["--dtype", "float3"], "dtype='float3' must be one of auto, float32"),
     ],

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vift_layers import geometry as g
+from vift_layers import jackknife as j
 from vift_layers.band import band_rule
 
 
@@ -89,24 +90,85 @@ def test_information_imbalance():
     assert down < up
 
 
-def test_cka_is_1_for_rotations_and_scales_and_small_for_strangers():
+def test_cka_is_1_for_rotations_and_scales_and_0_for_strangers_at_any_width():
     x = gaussian(500, 20)
     rotation, _ = np.linalg.qr(gaussian(20, 20, seed=4))
     assert g.cka(x, 3 * x @ rotation + 2, block=64)[0] == pytest.approx(1, abs=1e-9)
-    assert g.cka(x, gaussian(500, 20, seed=5))[0] < 0.1
-    assert np.isnan(g.cka(x, np.ones((500, 3)))[0])
+    assert np.isnan(g.cka(x, np.ones((500, 3)))[0]) and np.isnan(g.cka(x[:3], x[:3])[0])
+    for width in (20, 1000, 4096):  # 0.80 by the plain estimator at 4096
+        strangers = gaussian(1000, width, seed=1).astype(np.float32), gaussian(1000, width, seed=2).astype(np.float32)
+        (value, *without) = j.ckas(*strangers, j.groups_of(1000))
+        low, high = j.interval(value, np.array(without))
+        assert low < 0 < high and abs(value) < 0.02 and low < value < high
 
 
-def test_cka_of_a_resampling_is_that_of_the_drawn_rows():
+def test_cka_of_a_subset_is_that_of_its_items_by_the_textbook():
     x, y = gaussian(80, 6), gaussian(80, 4, seed=6) + gaussian(80, 4)
     y[:, :3] += x[:, :3]
-    picks = np.random.default_rng(0).integers(80, size=80)
-    weights = np.bincount(picks, minlength=80)[:, None]
-    plain = g.cka(x[picks], y[picks])[0]
-    assert g.cka(x, y, weights, block=13)[0] == pytest.approx(plain, rel=1e-9)
-    gram = [(z - z.mean(0)) @ (z - z.mean(0)).T for z in (x[picks], y[picks])]
-    textbook = (gram[0] * gram[1]).sum() / np.sqrt((gram[0] ** 2).sum() * (gram[1] ** 2).sum())
-    assert plain == pytest.approx(textbook, rel=1e-9)
+    kept = np.random.default_rng(0).random((80, 3)) < 0.8
+    together = g.cka(x, y, kept, block=13)
+    for column, value in zip(kept.T, together):
+        assert g.cka(x[column], y[column])[0] == pytest.approx(value, rel=1e-9)
+        n = column.sum()
+        gram = [z @ z.T * (1 - np.eye(n)) for z in (x[column], y[column])]
+
+        def hsic(a, b, n=n):
+            """Song et al. 2012, equation 5, as it stands."""
+            one = np.ones(n)
+            whole = (one @ a @ one) * (one @ b @ one) / ((n - 1) * (n - 2))
+            return (np.trace(a @ b) + whole - 2 / (n - 2) * one @ a @ b @ one) / (n * (n - 3))
+
+        textbook = hsic(*gram) / np.sqrt(hsic(gram[0], gram[0]) * hsic(gram[1], gram[1]))
+        assert value == pytest.approx(textbook, rel=1e-9)
+
+
+def measured(x, y, k=8):
+    """Every estimator of a pair: name -> (value, values without each group)."""
+    groups, spare = j.groups_of(len(x)), j.spare(len(x))
+    near = [g.neighbors(z, max(k, 4) + spare) for z in (x, y)]
+    values, *without = j.ckas(x, y, groups)
+    return {
+        "cka": (values, np.array(without)),
+        "overlap": (g.overlap(*near, k).mean(), j.overlaps(*near, k, groups)),
+        "imbalance": (g.information_imbalance(near[0], y).mean(), j.imbalances(near[0], y, groups)),
+        "dimension": (g.gride(g.gride_mu(near[0], 2), 2), j.dimensions(near[0], 2, groups)),
+    }
+
+
+def test_an_estimate_without_a_group_is_that_of_the_other_items():
+    x, y = gaussian(60, 5), gaussian(60, 5, seed=2)
+    y += x
+    groups = j.groups_of(60)
+    found = measured(x, y)
+    assert len(set(np.bincount(groups))) == 1 and groups.max() == 19
+    for group in (0, 7, 19):
+        outside = groups != group
+        alone = measured(x[outside], y[outside])
+        for name, (value, _) in alone.items():
+            assert found[name][1][group] == pytest.approx(value, rel=1e-6), name
+
+
+def test_intervals_cover_what_other_items_give_at_widths_above_the_number_of_items():
+    """60 draws of 80 items in 200 dimensions; 95 % should, 60 draws can tell that from 85 %."""
+    values, bounds = {}, {}
+    mix = gaussian(6, 200, seed=3)
+    for seed in range(60):
+        shared = gaussian(80, 6, seed=100 + seed)
+        x = shared @ mix + 2 * gaussian(80, 200, seed=200 + seed)
+        y = shared @ mix[::-1] + 2 * gaussian(80, 200, seed=300 + seed)
+        for name, (value, without) in measured(x, y).items():
+            values.setdefault(name, []).append(value)
+            bounds.setdefault(name, []).append(j.interval(value, without))
+    for name, intervals in bounds.items():
+        truth, (low, high) = np.mean(values[name]), np.transpose(intervals)
+        assert ((low < truth) & (truth < high)).mean() > 0.85, name
+        assert (high - low).mean() < 8 * np.std(values[name]), name  # and are no wider than they need be
+
+
+def test_too_few_neighbours_for_an_interval_are_told():
+    near, groups = g.neighbors(gaussian(60, 5), 8), j.groups_of(60)
+    with pytest.raises(ValueError, match="k=8 neighbours without a group need 11, 8 are known"):
+        j.overlaps(near, near, 8, groups)
 
 
 def test_paired_cosine():

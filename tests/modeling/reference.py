@@ -98,7 +98,7 @@ def vift_logits(p, config, prompt, images=(), answer=(), fusion=None, written=No
     """
     Logits (T, V) and layer inputs of `prompt + answer` (token ids), the prompt fused.
 
-    `fusion`: None or a dict of alpha, beta, layers, rule, span, norm. Prompts without an image are never fused.
+    `fusion`: None or a dict of alpha, beta, layers, rule, span, norm, skip_first; without an image, nothing is fused.
     `written`: positions that may be written at all (those that were not in a cache), default all.
     """
     image_id, embed = config["image_token_index"], p["model.language_model.embed_tokens.weight"]
@@ -118,6 +118,7 @@ def vift_logits(p, config, prompt, images=(), answer=(), fusion=None, written=No
         "after_image": [(t, i) for i, t in enumerate(text) if t > last_image],
         "reference": [(len(prompt) - len(text) + i, i) for i in range(len(text))],
     }[fusion["span"]]
+    pairs = [(t, i) for t, i in pairs if i > 0 or not fusion.get("skip_first")]
     pairs = [(t, i) for t, i in pairs if written is None or t in written]
     alpha, beta = fusion["alpha"], fusion["beta"]
 

@@ -91,6 +91,7 @@ NAMES = {
     "fusion_span": ["all", "after_image", "reference"],
     "fusion_norm": [True, False],
     "fusion_answer": [True, False],
+    "fusion_skip_first": [True, False],
 }
 
 

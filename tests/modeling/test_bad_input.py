@@ -46,6 +46,7 @@ KNOBS = [
     ({"fusion_layers": 3}, "fusion_layers=3 must be"),
     ({"fusion_rule": "overwrite"}, "fusion_rule='overwrite' is unknown; known: cascade, additive, independent"),
     ({"fusion_span": "image"}, "fusion_span='image' is unknown; known: all, after_image, reference"),
+    ({"fusion_skip_first": "no"}, "fusion_skip_first='no' must be True or False"),
     ({"fusion_norm": 1}, "fusion_norm=1 must be True or False"),
     ({"fusion": "reasonning"}, "unknown preset fusion='reasonning'.*reasoning"),
     ({"fusion": 1}, "fusion=1 is neither"),

@@ -23,12 +23,13 @@ def relative_error(ours, reference):
     return np.abs(ours - reference).max() / np.abs(reference).max()
 
 
-@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("norm, skip_first", [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("rule, span", list(itertools.product(FUSION_RULES, FUSION_SPANS)))
 @pytest.mark.parametrize("layers", [[0, 1, 2, 3], [2, 3], [1]])
-def test_padded_batch_agrees_with_the_reference(rule, span, layers, norm):
+def test_padded_batch_agrees_with_the_reference(rule, span, layers, norm, skip_first):
     model = tiny_model()
     knobs = {"alpha": 0.85, "beta": 0.3, "layers": layers, "rule": rule, "span": span, "norm": norm}
+    knobs["skip_first"] = skip_first
     out = model.generate(
         **batch_inputs(),
         alpha=0.85,
@@ -37,6 +38,7 @@ def test_padded_batch_agrees_with_the_reference(rule, span, layers, norm):
         fusion_rule=rule,
         fusion_span=span,
         fusion_norm=norm,
+        fusion_skip_first=skip_first,
         max_new_tokens=4,
         do_sample=False,
         suppress_tokens=[IMAGE],

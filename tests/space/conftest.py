@@ -28,7 +28,7 @@ class Server:
         self.url, self.log = f"http://127.0.0.1:{port}", folder / "server.log"
         slow = Path(__file__).with_name("slow.py")
         command = [sys.executable, str(slow), str(ROOT / "space" / "app.py"), "--port", str(port)]
-        env = os.environ | {"GRADIO_TEMP_DIR": str(folder / "gradio")}
+        env = {"GRADIO_TEMP_DIR": str(folder / "gradio")} | os.environ
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 300  # seconds; a dozen on a machine with nothing else to do

@@ -181,6 +181,43 @@ def test_bad_arguments_are_refused(client, asked, arguments, word):
     refused(client, word, **asked | arguments)
 
 
+def test_a_turn_may_be_a_text_as_the_docstring_says(client, asked):
+    arguments = {"message": asked["question"], "picture": asked["picture"], "fused": True, "api_name": "/chat"}
+    turns = [("user", "describe the picture ."), ("assistant", "the picture shows 2 digits .")]
+    as_text = [{"role": role, "content": text} for role, text in turns]
+    as_parts = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
+    assert client.predict(history=as_text, **arguments) == client.predict(history=as_parts, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "word"),
+    [
+        ("ask", [], "needed: 9, got: 0"),
+        ("ask", [5, "what is it ?", 1.0, 0.5, 0, 4, "cascade", "all", 16], "picture: "),
+        ("ask", [None, ["what"], 1.0, 0.5, 0, 4, "cascade", "all", 16], "question: must be a text, not ['what']"),
+        ("ask", [None, "what is it ?", 1.0, {}, 0, 4, "cascade", "all", 16], "beta: cannot be {}"),
+        ("ask", [None, "what is it ?", 1.0, 0.5, 0, 4, None, [], 16], "span: Value: [] "),
+        (
+            "chat",
+            ["hello", 5, None, True, 1.0, 0.5, 0, 4, "cascade", "all", 16],
+            "history: Input should be a valid list",
+        ),
+        ("chat", ["hello", [{"role": "user"}], None, True, 1, 0.5, 0, 4, "cascade", "all", 16], "history: 0.content"),
+        ("new_scene", ["x"], "seed: cannot be 'x'"),
+    ],
+)
+def test_what_cannot_be_read_names_the_argument_in_one_line(server, name, data, word):
+    reply = call(server, data, name)
+    message = json.loads(reply.split("data: ")[-1].strip())["error"]
+    assert word in message and "\n" not in message and "pydantic" not in message, message
+
+
+def test_requests_for_what_is_not_there_are_answered(server):
+    assert httpx.post(f"{server.url}/gradio_api/call/nope", json={"data": []}).status_code == 400
+    body = {"data": [], "fn_index": 999, "session_hash": "nobody"}
+    assert httpx.post(f"{server.url}/gradio_api/queue/join", json=body).status_code == 400
+
+
 def test_conversations_hold_text_only(client, asked):
     evil = [{"role": "user", "content": [{"type": "file", "file": asked["picture"], "alt_text": None}]}]
     refused(client, "text only", "/chat", message="hello", history=evil, picture=None, fused=True)
@@ -233,9 +270,10 @@ def test_long_requests_are_refused(server):
     assert large.status_code == 413
 
 
-def test_nothing_of_ours_failed_unexpectedly(server):
-    """What `messages_only` does not know is logged under this name; gradio logs what it cannot convert itself."""
-    assert "unexpected error" not in server.log.read_text()
+def test_the_log_holds_no_stack_trace_of_all_this(server):
+    """What `messages_only` does not know is logged as unexpected; all above were mistakes of visitors."""
+    log = server.log.read_text()
+    assert "unexpected error" not in log and "Traceback" not in log
 
 
 # --- those who leave ----------------------------------------------------------------------------

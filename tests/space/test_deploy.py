@@ -67,3 +67,12 @@ def test_a_model_that_is_none_is_one_line_and_status_2(tmp_path, capsys):
         assert main(["--model", name]) == 2
         err = capsys.readouterr().err
         assert err.startswith("space: error: ") and err.count("\n") == 1
+
+
+def test_without_the_repository_no_space_is_begun(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("vift_hub.space.ROOT", tmp_path)  # as in a wheel
+    with pytest.raises(SystemExit) as stopped:
+        assemble([str(tmp_path / "target")])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and "run it in a clone" in error and error.count("\n") == 1
+    assert not (tmp_path / "target").exists()

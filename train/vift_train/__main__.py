@@ -22,6 +22,7 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 from .callbacks import AnswersCallback
 from .config import VIFTTrainingConfig, option
 from .data import load_rows
+from .lengths import undecoded
 from .trainer import VIFTTrainer
 
 
@@ -42,6 +43,9 @@ class RunArguments:
     streaming: bool = option(False, "read rows as they are needed; needs --max_steps")
     on_bad_row: str = option("skip", "skip (counted and named) or raise")
     num_proc: int | None = option(None, "processes that convert rows")
+    columns: str | None = option(None, """what your columns are, such as '{"caption": "alt", "ignore": ["title"]}'""")
+    every_caption: bool = option(False, "a row for each of several captions of a picture, instead of one an epoch")
+    check_pictures: str = option("load", "load (each is opened before the run) or training (opened when it is due)")
 
 
 class Parser(TrlParser):
@@ -64,8 +68,8 @@ class Parser(TrlParser):
 def load_sources(run: RunArguments, args: VIFTTrainingConfig, captions, instructions, streaming: bool) -> list:
     """One data set per source."""
     plain = args.stage == 1 if run.plain_captions is None else run.plain_captions
-    common = {name: getattr(run, name) for name in ("image_folder", "on_bad_row", "num_proc")}
-    common |= {"streaming": streaming, "seed": args.seed}
+    names = ("image_folder", "on_bad_row", "num_proc", "columns", "every_caption", "check_pictures")
+    common = {name: getattr(run, name) for name in names} | {"streaming": streaming, "seed": args.seed}
     parts = [load_rows(source, plain=plain, queries=run.caption_queries, **common) for source in captions]
     return parts + [load_rows(source, **common) for source in instructions]
 
@@ -91,6 +95,7 @@ def load_evaluation(run: RunArguments, args: VIFTTrainingConfig) -> dict | None:
 
 def answers_callback(run: RunArguments, processor, rows) -> AnswersCallback:
     """Asks about the first pictures of `rows`, one question each, in turn."""
+    rows = undecoded(rows)
     rows = [rows[i] for i in range(min(run.answers, len(rows)))]
     for number, row in enumerate(rows):
         if run.ask:

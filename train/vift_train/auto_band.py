@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import IterableDataset
 from transformers import AutoProcessor
 
+from vift_hub.pictures import open_stored
 from vift_layers.band import Band, choose_band
 
 from .data import text_of
@@ -29,7 +30,11 @@ def caption_pair(row: dict) -> dict | None:
         turns.setdefault(message["role"], text_of(message).strip())
     if len(row["images"]) != 1 or len(turns.get("assistant", "").split()) < SHORTEST:
         return None
-    return {"image": row["images"][0], "caption": turns["assistant"], "query": turns.get("user", "")}
+    try:
+        image = open_stored(row["images"][0])
+    except ValueError:  # the collator says so
+        return None
+    return {"image": image, "caption": turns["assistant"], "query": turns.get("user", "")}
 
 
 def sample_pairs(dataset, seed: int, count: int = SAMPLE) -> list[dict]:

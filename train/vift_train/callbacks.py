@@ -19,6 +19,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
+from vift_hub.pictures import open_stored
+
 from .data import text_of
 
 ANSWERS = "answers"  # folder inside output_dir
@@ -99,7 +101,8 @@ class AnswersCallback(TrainerCallback):
 
     def __init__(self, processor, rows: list[dict], max_new_tokens: int = 48, **generate):
         self.processor, self.max_new_tokens, self.generate = processor, max_new_tokens, generate
-        self.rows = [row for row in rows if row["images"]]
+        rows_with = [row for row in rows if row["images"]]
+        self.rows = [row | {"images": [open_stored(image) for image in row["images"]]} for row in rows_with]
         self.last_step = None
         if not self.rows:
             raise ValueError(f"rows holds {len(rows)} rows, none with an image: nothing to fuse")

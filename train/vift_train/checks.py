@@ -3,15 +3,21 @@
 from collections import Counter
 
 import numpy as np
+from datasets import IterableDataset
 
 COLUMNS = ("messages", "images", "modality")
+ROLES = ("system", "user", "assistant")
+PLACEHOLDER = "<image>"
 
 
 def check_columns(dataset) -> None:
     """The row schema: `messages`, `images` ([] for text), `modality`."""
     columns = dataset.column_names
-    if columns is None:  # a stream without declared features
-        columns = list(next(iter(dataset)))
+    if isinstance(dataset, IterableDataset):
+        first = next(iter(dataset), None)
+        if first is None:
+            raise ValueError("train_dataset: the stream holds no usable row")
+        columns = columns or list(first)  # of a stream without declared features
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise ValueError(f"train_dataset lacks the columns {', '.join(missing)}; it has {', '.join(columns)}")
@@ -21,17 +27,40 @@ def row_name(row: dict, number: int) -> str:
     return f"row {row['id']!r}" if row.get("id") is not None else f"row {number} of the batch"
 
 
-def check_row(row: dict, number: int = 0) -> None:
-    """Placeholders and images agree, and the modality, where known, says which of the two kinds the row is."""
-    images = row["images"]
+def row_problem(row: dict, image_token: str = PLACEHOLDER) -> str | None:
+    """Why a row can't be trained on, whatever the model; None if it can. The loader leaves out what is refused here,
+    the collator raises it."""
+    images, messages = row["images"], row["messages"]
     if images is None:
-        raise ValueError(f"{row_name(row, number)}: images is None; a text row has []")
+        return "images is None; a text row has []"
     if "modality" in row and (row["modality"] == "image") != bool(images):
-        raise ValueError(f"{row_name(row, number)}: modality={row['modality']!r} but {len(images)} images")
-    parts = [part for m in row["messages"] if not isinstance(m["content"], str) for part in m["content"]]
-    placeholders = sum(part["type"] == "image" for part in parts)
-    if placeholders and placeholders != len(images):
-        raise ValueError(f"{row_name(row, number)}: {placeholders} image placeholders but {len(images)} images")
+        return f"modality={row['modality']!r} but {len(images)} images"
+    placeholders, has_parts = 0, False
+    for message in messages:
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            return f"role {str(role)[:40]!r} must be one of {', '.join(ROLES)}"
+        has_parts |= not isinstance(content, str)
+        said, shown = "", 0
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or []:
+            if part["type"] == "image" and role == "user":
+                shown += 1
+            elif part["type"] == "text" and isinstance(part.get("text"), str):
+                said += part["text"]
+            else:
+                return f"a part of type {part['type']!r} without text, or not the user's, in a message of the {role}"
+        placeholders += shown
+        if PLACEHOLDER in said or image_token in said:
+            return f"the words of the {role} hold the placeholder {image_token}"
+        if "data:image/" in said and ";base64," in said:
+            return f"the words of the {role} hold a picture in base64"
+        if not said.strip() and not shown:
+            return "an answer or caption is empty" if role == "assistant" else f"a message of the {role} is empty"
+    if not messages or messages[-1]["role"] != "assistant":
+        return "no token to learn from: the last message is not the assistant's"
+    if placeholders != len(images) and (placeholders or has_parts):  # plain strings get theirs from the collator
+        return f"{placeholders} image placeholders but {len(images)} images"
+    return None
 
 
 def check_batch(rows: list[dict], batch: dict, image_token_id: int, tokens_per_image: int) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 
 import numpy as np
+import torch
 from torch.utils.data import IterableDataset
 
 
@@ -36,8 +37,10 @@ class PureSteps(IterableDataset):
             raise ValueError(f"batch_size={batch_size}, group={group}, rank={rank}, world={world} do not fit together")
         self.rows, self.batch_size, self.group, self.rank, self.world = rows, batch_size, group, rank, world
         self.measure, self.endless = measure, endless
+        self.epoch = torch.zeros((), dtype=torch.long)  # of the pass; the trainer's collator reads it
 
     def set_epoch(self, epoch: int) -> None:
+        self.epoch.fill_(epoch)
         if hasattr(self.rows, "set_epoch"):
             self.rows.set_epoch(epoch)
 

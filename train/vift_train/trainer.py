@@ -24,15 +24,14 @@ from torch.utils.data import DataLoader
 from transformers import ProgressCallback, TrainerCallback
 from trl import SFTTrainer
 
-from vift_hub.card import training_card
-from vift_hub.join import tokens_per_image
+from vift_hub.card import save_training_card, training_card
 
 from .auto_band import AUTO, auto_band
 from .callbacks import ModalityProgress, Throughput
 from .checks import check_columns, check_groups, small_modalities
 from .collator import CheckedCollator
 from .config import INHERITED, STATE_FILE, VIFTTrainingConfig, parse_band
-from .lengths import dataset_lengths, row_lengths
+from .lengths import dataset_lengths, fitting, image_tokens, of_longest, row_lengths, undecoded
 from .runs import (
     check_fingerprint,
     digest_rows,
@@ -95,6 +94,7 @@ class VIFTTrainer(SFTTrainer):
 
     def __init__(self, model, args: VIFTTrainingConfig, train_dataset, data_collator=None, peft_config=None, **kwargs):
         check_columns(train_dataset)
+        train_dataset, kwargs["eval_dataset"] = undecoded(train_dataset), undecoded(kwargs.get("eval_dataset"))
         args.inherit(getattr(model, "name_or_path", None))
         num_layers = model.config.get_text_config().num_hidden_layers
         if args.train_layers == AUTO:
@@ -125,12 +125,20 @@ class VIFTTrainer(SFTTrainer):
             self.data_collator = CheckedCollator(**fields)  # evaluation may ask about text in any stage
         self._train_collator = copy.copy(self.data_collator)
         self._train_collator.trains_on_text = args.train_language_model
+        self._train_collator.seed = args.seed if args.data_seed is None else args.data_seed
+        self._train_collator.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # for workers that outlive it
+        self._left_out: dict[str, str] = {}  # row -> why its picture can't be opened
         self.add_callback(_AtTheStart())
         modalities = self._lengths = None
-        self._tokens_per_image = 0  # of the first image row; every image has as many
+        self._tokens_per_image = image_tokens(self.processing_class)
+        with self.accelerator.local_main_process_first():  # the others read its cache
+            for name in ("train_dataset", "eval_dataset"):
+                options = self.processing_class, self._tokens_per_image, args.max_length, name, args.dataset_num_proc
+                setattr(self, name, fitting(getattr(self, name), *options))
+        train_dataset = self.train_dataset
         if is_stream:
             first = list(train_dataset.take(CHECKED_ROWS))
-            self._check_rows(first)
+            self._train_collator(first)
             known["first_rows"] = [[row.get("id"), row["messages"]] for row in first]
         else:
             modalities = list(train_dataset["modality"])
@@ -138,7 +146,7 @@ class VIFTTrainer(SFTTrainer):
                 warnings.warn(message, stacklevel=2)
             for modality in sorted(set(modalities)):
                 first = [i for i, name in enumerate(modalities) if name == modality][:CHECKED_ROWS]
-                self._check_rows([train_dataset[i] for i in first])
+                self._train_collator([train_dataset[i] for i in first])
             if args.group_by_length:
                 self._lengths = self._measure_dataset(train_dataset)
         self._throughput: dict[str, Throughput] = {}  # by modality, since the start
@@ -156,12 +164,6 @@ class VIFTTrainer(SFTTrainer):
         """Micro-batches per optimizer step, over all ranks."""
         return self.args.gradient_accumulation_steps * self.accelerator.num_processes
 
-    def _check_rows(self, rows: list[dict]) -> None:
-        for row in rows:
-            batch = self._train_collator([dict(row)])
-            if row["images"] and not self._tokens_per_image:
-                self._tokens_per_image = tokens_per_image(self.processing_class, *batch["pixel_values"].shape[-2:])
-
     def _measure_dataset(self, dataset) -> list[int]:
         """The column `length`, or the lengths counted from the text and the number of images."""
         if "length" in dataset.column_names:
@@ -176,8 +178,8 @@ class VIFTTrainer(SFTTrainer):
     def _measure_rows(self, rows: list[dict]) -> list[int]:
         if all(row.get("length") is not None for row in rows):
             return [row["length"] for row in rows]
-        messages, images = [row["messages"] for row in rows], [len(row["images"]) for row in rows]
-        return row_lengths(self.processing_class, messages, images, self._tokens_per_image)
+        batch = {name: [row.get(name) for row in rows] for name in ("messages", "images", "versions")}
+        return of_longest(row_lengths, self.processing_class, batch, self._tokens_per_image)
 
     def _sampler(self) -> ModalityBatchSampler:
         args = self.args
@@ -212,14 +214,19 @@ class VIFTTrainer(SFTTrainer):
             rank, world = self.accelerator.process_index, self.accelerator.num_processes
             measure = self._measure_rows if args.group_by_length else None
             steps = PureSteps(data, args.per_device_train_batch_size, self._group, rank, world, measure, endless=True)
+            steps.epoch = self._train_collator.epoch
             return DataLoader(steps, batch_size=None, collate_fn=self._train_collator, **options)
         sampler = self._sampler()
         loader = self.accelerator.prepare(
             DataLoader(data, batch_sampler=sampler, collate_fn=self._train_collator, **options)
         )
+
         # A run resumed in a later epoch wraps this once more, and only an outer `set_epoch` would be found
-        if loader.batch_sampler is not sampler:
-            loader.batch_sampler.set_epoch = sampler.set_epoch
+        def set_epoch(epoch):
+            sampler.epoch = epoch
+            self._train_collator.epoch.fill_(epoch)
+
+        loader.batch_sampler.set_epoch = set_epoch
         return loader
 
     def get_batch_samples(self, *args, **kwargs):
@@ -227,6 +234,13 @@ class VIFTTrainer(SFTTrainer):
         if self.state.global_step >= self.state.max_steps:
             return [], None
         return super().get_batch_samples(*args, **kwargs)
+
+    def _prepare_inputs(self, inputs):
+        for name, why in inputs.pop("left_out", ()):
+            if name not in self._left_out:
+                warnings.warn(f"{name} is left out: {why}", stacklevel=2)
+            self._left_out[name] = why
+        return super()._prepare_inputs(inputs)
 
     # Figures ----------------------------------------------------------------------------------------------
 
@@ -302,7 +316,10 @@ class VIFTTrainer(SFTTrainer):
             self._lock = lock(output_dir)  # as long as this trainer lives: the final save is its own too
             if Path(resume_from_checkpoint or "nowhere/x").resolve().parent != Path(output_dir).resolve():
                 make_room(output_dir, self.args.overwrite_output_dir, getattr(self.model, "name_or_path", None))
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if self._left_out:
+            warnings.warn(f"{len(self._left_out)} rows were left out: their pictures can't be opened", stacklevel=2)
+        return result
 
     def save_model(self, output_dir=None, _internal_call=False):
         """Weights, config, code, processor and template (as the parent does), and what a later run inherits."""
@@ -326,7 +343,8 @@ class VIFTTrainer(SFTTrainer):
                 trained[-1] += f" (layers {args.train_layers})"
             what = f"stage {args.stage}, for {self.state.global_step} steps: {', '.join(trained)} trained"
             repo = self.hub_model_id or model_name or Path(args.output_dir).name
-            training_card(repo, what, [*self._tag_names, *tags]).save(Path(args.output_dir) / "README.md")
+            card, pushed = training_card(repo, what, [*self._tag_names, *tags]), repo if args.push_to_hub else None
+            save_training_card(card, Path(args.output_dir) / "README.md", pushed, args.hub_token)
 
     def _save(self, output_dir=None, state_dict=None):
         """FSDP2 has made the model's class one of torch's own; the code saved beside the weights is of the model's."""

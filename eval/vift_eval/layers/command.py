@@ -25,6 +25,7 @@ from ..models import BUNDLED, load_model
 from .pairs import load_pairs, micro_pairs
 
 NEIGHBORS = 30
+ESTIMATORS = 2  # another number when a figure is computed in another way: layers measured before are measured again
 MODELS = "VIFT, LLaVA, LLaVA-NeXT, LLaVA-OneVision, Qwen2/2.5/3-VL, SmolVLM, Idefics3, Gemma 3, InternVL"
 
 
@@ -73,7 +74,7 @@ def measure_layers(captured, output: Path, k: int, labels: dict) -> list[dict]:
     from .measure import measure
 
     state = read_json(output / "capture" / STATE)["fingerprint"]
-    key = {"capture": state, "k": k, "probes": sorted(labels)}
+    key = {"capture": state, "k": k, "probes": sorted(labels), "estimators": ESTIMATORS}
     file, done = output / "layers.jsonl", {}
     if file.is_file():
         for line in file.read_text(encoding="utf-8").splitlines():
@@ -101,14 +102,16 @@ def profile_of(layers: list[dict], pooling: str = "last") -> list[float | None]:
 def analyze(args: argparse.Namespace, command: str) -> dict:
     from vift_layers.band import band_rule
     from vift_layers.capture import capture
+    from vift_layers.jackknife import spare
 
     check_arguments(args)
     pairs = micro_pairs(args.n) if args.data is None else load_pairs(args.data, args.n)
     if len(pairs) < 40:
         raise UserError(f"--data={args.data} has {len(pairs)} pairs: at least 40 are needed")
     k = args.k or min(NEIGHBORS, len(pairs) // 10)
-    if not 1 <= k <= len(pairs) - 1:
-        raise UserError(f"--k={k} must be in 1 ... {len(pairs) - 1}")
+    most = len(pairs) - 1 - spare(len(pairs))
+    if not 1 <= k <= most:
+        raise UserError(f"--k={k} must be in 1 ... {most} for {len(pairs)} pairs")
     model, processor = load(args.model, args)
     names = [] if args.no_probes else sorted(set.intersection(*(set(pair["labels"]) for pair in pairs)))
     labels = {name: [pair["labels"][name] for pair in pairs] for name in names}

@@ -1,43 +1,29 @@
 """All estimators on one layer of a capture, each with a 95 % interval over items.
 
-Means of points (overlap, imbalance, cosine) are resampled over points; intrinsic dimension is fitted again on
-resampled points (their neighbours stay); CKA is computed again on resampled items. `measure` gives one dict per
-pooling ("last", "mean"), or None where the points coincide (the last tokens before the first layer are one and the
-same word).
+Means of independent items (cosine, probes) are bootstrapped; overlap, dimension, imbalance and CKA are made again
+without each of 20 groups of items (`vift_layers.jackknife`). `measure` gives one dict per pooling ("last", "mean"), or
+None where the points coincide (the last tokens before the first layer are one and the same word).
 """
 
 import numpy as np
 
-from vift_layers import geometry
+from vift_layers import geometry, jackknife
 from vift_layers.capture import POOLINGS, Capture
 from vift_layers.probes import probe
 
 from ..answers.bootstrap import interval
 
 GRIDE_RANKS = (1, 2, 4, 8, 16)  # r_2k / r_k; 1 is TwoNN
-RESAMPLES = 200  # of what has to be computed again
 
 
 def mean(values: np.ndarray) -> dict:
     return {"value": round(float(values.mean()), 4), "ci95": interval(values)}
 
 
-def dimension(nearest: geometry.Neighbors, k: int, seed: int = 0) -> dict:
-    log_mu = geometry.gride_mu(nearest, k)
-    generator = np.random.default_rng(seed)
-    draws = [geometry.gride(log_mu[generator.integers(len(log_mu), size=len(log_mu))], k) for _ in range(RESAMPLES)]
-    bounds = [round(float(bound), 3) for bound in np.nanpercentile(draws, [2.5, 97.5])]
-    return {"value": round(geometry.gride(log_mu, k), 3), "ci95": bounds}
-
-
-def cka(image: np.ndarray, text: np.ndarray, seed: int = 0) -> dict:
-    count = len(image)
-    picks = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES).T
-    values = geometry.cka(image, text, np.concatenate([np.ones((count, 1)), picks], axis=1))
-    return {
-        "value": round(float(values[0]), 4),
-        "ci95": [round(float(v), 4) for v in np.percentile(values[1:], [2.5, 97.5])],
-    }
+def estimate(value: float, without: np.ndarray, digits: int = 4) -> dict:
+    """An estimate of all items with its interval, from those without each group."""
+    bounds = jackknife.interval(float(value), without)
+    return {"value": round(float(value), digits), "ci95": [round(bound, digits) for bound in bounds]}
 
 
 def measure(captured: Capture, layer: int, k: int, labels: dict[str, list] | None = None) -> dict:
@@ -53,22 +39,39 @@ def measure(captured: Capture, layer: int, k: int, labels: dict[str, list] | Non
 
 def measure_pooling(captured: Capture, pooling: str, layer: int, k: int, labels: dict[str, list]) -> dict | None:
     image, text = captured.states("image", pooling, layer), captured.states("text", pooling, layer)
-    ranks = [rank for rank in GRIDE_RANKS if 2 * rank <= captured.count - 1]
-    most = max(k, 2 * ranks[-1])
+    groups, spare = jackknife.groups_of(captured.count), jackknife.spare(captured.count)
+    ranks = [rank for rank in GRIDE_RANKS if 2 * rank + spare <= captured.count - 1]
+    most = max(k, 2 * ranks[-1]) + spare
     near = {"image": geometry.neighbors(image, most), "text": geometry.neighbors(text, most)}
     if any(one.degenerate for one in near.values()):
         return None
-    result = {"overlap": mean(geometry.overlap(near["image"], near["text"], k))}
+
+    def overlap(first, second) -> dict:
+        whole = geometry.overlap(first, second, k).mean()
+        return estimate(whole, jackknife.overlaps(first, second, k, groups))
+
+    def cka(other) -> dict:
+        values = jackknife.ckas(image, other, groups)
+        return estimate(values[0], values[1:])
+
+    result = {"overlap": overlap(near["image"], near["text"]), "cka": cka(text)}
     if "control" in captured.forms:
-        other = geometry.neighbors(captured.states("control", pooling, layer), k)
-        result["overlap_chance"] = mean(geometry.overlap(near["image"], other, k))
+        other = captured.states("control", pooling, layer)
+        result["overlap_chance"] = overlap(near["image"], geometry.neighbors(other, k + spare))
+        result["cka_chance"] = cka(other)
     else:
         result["overlap_chance"] = {"value": round(k / (captured.count - 1), 4), "ci95": None}
+        result["cka_chance"] = {"value": 0.0, "ci95": None}
     for form, nearest in near.items():
-        result[f"dimension_{form}"] = {str(rank): dimension(nearest, rank) for rank in ranks}
-    result["imbalance_image_to_text"] = mean(geometry.information_imbalance(near["image"], text))
-    result["imbalance_text_to_image"] = mean(geometry.information_imbalance(near["text"], image))
-    result["cka"] = cka(image, text)
+        result[f"dimension_{form}"] = {
+            str(rank): estimate(
+                geometry.gride(geometry.gride_mu(nearest, rank), rank), jackknife.dimensions(nearest, rank, groups), 3
+            )
+            for rank in ranks
+        }
+    for name, nearest, other in (("image_to_text", near["image"], text), ("text_to_image", near["text"], image)):
+        whole = geometry.information_imbalance(nearest, other).mean()
+        result[f"imbalance_{name}"] = estimate(whole, jackknife.imbalances(nearest, other, groups))
     result["cosine"] = mean(geometry.paired_cosine(image, text))
     result["cosine_other"] = mean(geometry.paired_cosine(image, text, shift=captured.count // 2))
     result["probes"] = {

@@ -10,7 +10,7 @@ READ = {
     "caption's nearest neighbours. It rises where the model arranges pictures as it arranges the words for them. "
     "{chance}",
     "cka": "How alike the two arrangements are as a whole, up to rotation and scale: 1 is the same. Large distances "
-    "count most, so a few directions shared by all prompts can carry it.",
+    "count most, so a few directions shared by all prompts can carry it. {chance}",
     "dimension": "How many directions the cloud of prompts really has near a point. A hump in the middle is what the "
     "paper calls the abstraction phase; k is how far one looks (rank 2k against rank k).",
     "imbalance": "0: who knows a prompt's nearest neighbour in one form knows it in the other; 1: it tells nothing. "
@@ -33,6 +33,7 @@ COLUMNS = {
     "overlap": "overlap",
     "overlap_chance": "chance",
     "cka": "CKA",
+    "cka_chance": "chance",
     "dimension_image/1": "dimension, picture",
     "dimension_text/1": "caption",
     "imbalance_image_to_text": "picture → caption",
@@ -91,8 +92,7 @@ def page(results: dict, figures: list[str]) -> str:
         f"# Where vision and language meet in {results['model']}",
         describe(results),
         f"{results['n']} items ({results['data']}), each as a picture and as its caption with the same query; "
-        f"{results['k']} neighbours. Shaded: the band, grey; colour around a line: its 95 % bootstrap interval over "
-        "items.",
+        f"{results['k']} neighbours. Shaded: the band, grey; colour around a line: its 95 % interval over items.",
     ]
     for name in figures:
         title = plots.METRICS[name][0] if name in plots.METRICS else name

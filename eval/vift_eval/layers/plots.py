@@ -12,7 +12,10 @@ METRICS = {
         "neighbourhood overlap",
         [("overlap", "picture and its caption"), ("overlap_chance", "picture and another caption, or chance")],
     ),
-    "cka": ("linear CKA", [("cka", "picture and its caption")]),
+    "cka": (
+        "linear CKA, debiased",
+        [("cka", "picture and its caption"), ("cka_chance", "picture and another caption, or chance")],
+    ),
     "dimension": (
         "intrinsic dimension (TwoNN, Gride)",
         [

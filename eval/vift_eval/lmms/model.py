@@ -62,8 +62,7 @@ class VIFT(lmms):
         min_pixels, max_pixels: for image processors that have them.
         knock_out, skip: layers such as "4:8" or "~4:8" in which text can't attend to images, or that are skipped.
         skip_tokens: "all", "image" or "text", with `skip`.
-        fusion, alpha, beta, dose, fusion_layers, fusion_rule, fusion_span, fusion_norm, fusion_answer:
-            as in `generate()`.
+        fusion: `fusion`, `alpha`, `beta`, `dose` and all `fusion_...`, as in `generate()`.
 
     Raises:
         ValueError: an unknown argument, or a value that cannot be; the message names both.
@@ -102,6 +101,10 @@ class VIFT(lmms):
         elif device == "cuda" and world > 1:
             device = f"cuda:{rank}"
         self.device = torch.device(device)
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for it
+            raise ValueError(f"device={device} is not here ({str(error).splitlines()[0]})") from error
         if dtype == "auto" and self.device.type == "cpu":
             dtype = "float32"
         with PartialState().local_main_process_first():  # the ranks of a machine share the cache of remote code

@@ -28,9 +28,14 @@ def version(package: str) -> str | None:
         return None
 
 
+def folder_of(pretrained: str, revision: str | None = None) -> Path:
+    """A model's folder, of a Hub id too."""
+    return Path(cached_file(pretrained, "config.json", revision=revision)).parent
+
+
 def new_record(pretrained: str, revision: str | None, model) -> dict:
     """The record of a model that was asked nothing yet."""
-    folder = Path(cached_file(pretrained, "config.json", revision=revision)).parent  # of a Hub id too
+    folder = folder_of(pretrained, revision)
     return {
         "model": {
             "pretrained": pretrained,

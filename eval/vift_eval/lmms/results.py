@@ -16,7 +16,10 @@ import sys
 from pathlib import Path
 
 import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub import CardData, EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub.repocard_data import eval_results_to_model_index
+
+from vift_hub import card
 
 from ..cli import OneLineParser, UserError, first_line, run
 from ..engine import in_words
@@ -79,7 +82,9 @@ def fusion_of(results: dict, task: str) -> str:
     record = results["vift"]["tasks"][task]
     fusions = [settings["fusion"] for settings in record["settings"]]
     words = ["no fusion" if fusion is None else f"fusion {in_words(fusion)}" for fusion in fusions]
-    return "; ".join([*words, f"lmms-eval {results['vift']['packages']['lmms-eval']}"])
+    asked, weights = record.get("documents", record["requests"]), results["vift"]["model"]["weights_sha256"][:12]
+    words += [f"{asked} questions", f"weights {weights}", f"{card.SCORED}{results['vift']['packages']['lmms-eval']}"]
+    return "; ".join(words)
 
 
 def date_of(results: dict) -> str:
@@ -138,14 +143,18 @@ def write(files: list[Path], folder: Path, repo: str) -> list[Path]:
             path.parent.mkdir(exist_ok=True)
             path.write_text(yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False), encoding="utf-8")
             written.append(path)
-    readme = folder / "README.md"
-    new = f"---\nlibrary_name: transformers\n---\n\n# {repo}\n"
-    card = ModelCard.load(readme) if readme.exists() else ModelCard(new)
-    known = card.data.to_dict()
-    known.pop("model-index", None)
-    index = [one for results in all_results for one in model_index(results)]
-    card.data = ModelCardData(model_name=repo.split("/")[-1], eval_results=index, **known)
-    card.save(readme)
+    readme, index = folder / "README.md", [one for results in all_results for one in model_index(results)]
+    page = card.read(readme.read_bytes() if readme.exists() else f"# {repo}\n".encode(), readme)
+    known = {"library_name": "transformers"} | page.data.to_dict()
+    card.without_scores_of_ours(known)  # scores of other origin stay
+    for file in set((folder / ".eval_results").glob("*.yaml")) - set(written):
+        if card.SCORED in file.read_text(encoding="utf-8"):
+            file.unlink()
+    for name in dict.fromkeys(one.dataset_name for one in index):  # one by one: the Hub's client joins one data set's
+        scores = eval_results_to_model_index(repo.split("/")[-1], [one for one in index if one.dataset_name == name])
+        known = card.merge({"model-index": scores}, known)
+    page.data = CardData(**known)
+    page.save(readme)
     return [*written, readme]
 
 

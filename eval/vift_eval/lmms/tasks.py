@@ -16,6 +16,7 @@ import re
 
 from datasets import Dataset, Features, Image, Value
 
+from vift_hub.pictures import to_rgb
 from vift_microworld import exact_match, is_caption, language, normalize_answer, visual_questions
 
 # --- the micro-world ----------------------------------------------------------------------------------------------
@@ -107,7 +108,7 @@ FALSE = ("negative_caption", "false_caption", "hard_text_1", "hard_text_2", "har
 
 def pair_image(doc) -> list:
     image = doc["image"] if "image" in doc else doc["images"]
-    return [(image[0] if isinstance(image, list) else image).convert("RGB")]
+    return [to_rgb(image[0] if isinstance(image, list) else image)[0]]
 
 
 def pair_choices(doc) -> list[str]:

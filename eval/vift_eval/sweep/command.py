@@ -25,8 +25,9 @@ from pathlib import Path
 from vift_hub.pictures import whole_pictures
 
 from ..cli import OneLineParser, UserError, first_line, run
-from ..files import command_line, made_by, read_json, weights_sha256, write_json
-from ..models import model_name
+from ..files import command_line, files_sha256, made_by
+from ..models import config_of, model_name
+from .record import Record, requests_sha256
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,7 +53,10 @@ def grid(args: argparse.Namespace) -> list[dict]:
     """The settings as keywords of `generate()`, in the order of the axes."""
     if args.beta and args.dose:
         raise UserError("--beta and --dose are two ways to say the same; give one")
-    layers = [float(band) if ":" not in band else band for band in args.layers]
+    try:
+        layers = [float(band) if ":" not in band else band for band in args.layers]
+    except ValueError as error:
+        raise UserError(f"--layers={' '.join(args.layers)}: bands such as 0:4, or fractions of the top") from error
     axes = {
         "fusion_rule": args.rule,
         "fusion_span": args.span,
@@ -71,36 +75,6 @@ def same_fusion(settings) -> str:
     if settings.alpha == 1.0 and settings.beta == 0.0 and settings.rule != "independent":
         return "unfused"
     return json.dumps(describe(settings))
-
-
-class Answers:
-    """`answers.jsonl`: one line per (model, batch, setting), in any order; a line cut off by a kill is dropped."""
-
-    def __init__(self, path: Path):
-        self.path, self.lines = path, {}
-        if path.exists():
-            text = path.read_text(encoding="utf-8")
-            whole = text[: text.rfind("\n") + 1]
-            if whole != text:
-                path.write_text(whole, encoding="utf-8")
-            for line in whole.splitlines():
-                entry = json.loads(line)
-                self.lines[entry["model"], entry["batch"], entry["setting"]] = entry["answers"]
-
-    def add(self, model: int, batch: int, setting: int, answers: list) -> None:
-        self.lines[model, batch, setting] = answers
-        entry = {"model": model, "batch": batch, "setting": setting, "answers": answers}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    def of(self, model: int, setting: int) -> dict:
-        """(task, document) -> [text, output tokens, truncated]."""
-        return {
-            (task, doc): rest
-            for (m, _, s), answers in self.lines.items()
-            if (m, s) == (model, setting)
-            for task, doc, *rest in answers
-        }
 
 
 def load_tasks(names: list[str], include_path: str | None) -> dict:
@@ -122,24 +96,8 @@ def load_tasks(names: list[str], include_path: str | None) -> dict:
         raise UserError(f"--tasks={' '.join(names)}: {first_line(cause)}") from error
 
 
-def prepare(spec: dict, output: Path) -> None:
-    """Writes `sweep.json`; or finds it equal, so that the sweep goes on."""
-    path = output / "sweep.json"
-    if path.exists():
-        before = read_json(path)
-        for name in spec:
-            if before.get(name) != spec[name]:
-                raise UserError(
-                    f"--output={output} holds another sweep: its {name} is {before.get(name)}, now {spec[name]}; "
-                    "choose another folder"
-                )
-        return
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(path, spec)
-
-
 @whole_pictures()
-def ask(lm, number: int, requests: list, settings: list[dict], leaders: list[int], answers: Answers, bar) -> None:
+def ask(lm, number: int, requests: list, settings: list[dict], leaders: list[int], answers: Record, bar) -> None:
     """Asks every request under every setting that leads its class of equal ones."""
     engine = lm.engine
     kwargs = [lm._generation_kwargs(request) for request in requests]
@@ -164,6 +122,7 @@ def score(task_dict: dict, answers: dict, limit: int | None, output: Path) -> di
 
     class Replay(lmms):
         is_simple = False
+        record = {"tasks": {}}  # in which `with_record` counts the judgements
 
         def generate_until(self, requests):
             return [answers[request.task_name, request.doc_id][0] for request in requests]
@@ -174,9 +133,14 @@ def score(task_dict: dict, answers: dict, limit: int | None, output: Path) -> di
         generate_until_multi_round = loglikelihood
 
     options = argparse.Namespace(process_with_media=False, reasoning_tags=None, output_path=str(output))
-    return evaluator.evaluate(
+    result = evaluator.evaluate(
         lm=Replay(), task_dict=task_dict, limit=limit, log_samples=False, bootstrap_iters=1000, cli_args=options
     )
+    for name, task in result["vift"]["tasks"].items():
+        if failed := task.get("judge", {}).get("failed"):
+            judge = f"{name}: the judge failed on {failed} of {task['judge']['asked']} documents"
+            raise UserError(f"--tasks: {judge}; the answers are kept, the same command asks it again")
+    return result
 
 
 def rows_of(result: dict, answers: dict, model: str, settings: dict, resolved) -> list[dict]:
@@ -211,11 +175,14 @@ def rows_of(result: dict, answers: dict, model: str, settings: dict, resolved) -
 def sweep(args: argparse.Namespace, command: str) -> dict:
     """Runs the grid and returns what `results.json` holds."""
     os.environ["TQDM_DISABLE"] = "1"  # lmms-eval's bars; ours says otherwise
+    import torch
     from loguru import logger
     from tqdm import tqdm
 
-    from ..engine import Request
+    from modeling_vift import VIFTConfig, resolve_fusion
+
     from ..lmms.model import VIFTChat
+    from ..lmms.record import PACKAGES, folder_of, version
 
     logger.disable("lmms_eval")
     settings = grid(args)
@@ -224,50 +191,54 @@ def sweep(args: argparse.Namespace, command: str) -> dict:
     for name, task in tasks.items():
         if task.OUTPUT_TYPE != "generate_until":
             raise UserError(f"--tasks: {name} is a task of type {task.OUTPUT_TYPE}; a sweep takes generate_until")
-    spec = {
-        "models": args.models,
-        "weights_sha256": [weights_sha256(model) for model in args.models],
-        "tasks": sorted(tasks),
-        "limit": args.limit,
-        "batch_size": args.batch_size,
-        "dtype": args.dtype,
-        "settings": settings,
-    }
-    prepare(spec, args.output)
-    answers = Answers(args.output / "answers.jsonl")
+    configs = [VIFTConfig.from_dict(config_of(path, argument="--models")) for path in args.models]
+    resolved = [[resolve_fusion(config, **setting) for setting in settings] for config in configs]
     requests = []
     with contextlib.redirect_stderr(io.StringIO()):
         for task in tasks.values():
             task.build_all_requests(limit=args.limit)
             requests += task.instances
+    chats = (one.args[1](tasks[one.task_name].dataset[one.args[5]][one.args[3]]) for one in requests)
+    with whole_pictures():
+        asked = requests_sha256(chats)
+    spec = {
+        "models": args.models,
+        "files": {path: files_sha256(folder_of(path)) for path in args.models},
+        "tasks": sorted(tasks),
+        "requests": asked,
+        "generation": {name: task.instances[0].args[2] for name, task in tasks.items() if task.instances},
+        "limit": args.limit,
+        "batch_size": args.batch_size,
+        "device": args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        "dtype": args.dtype,
+        "packages": {name: version(name) for name in PACKAGES},
+        "settings": settings,
+    }
+    answers = Record(args.output, spec)
+    first: list[dict[str, int]] = [{} for _ in args.models]
+    leader = [[seen.setdefault(same_fusion(one), s) for s, one in enumerate(r)] for seen, r in zip(first, resolved)]
+    leaders = [sorted(set(one)) for one in leader]
     rows, seconds, cpu = [], time.monotonic(), time.process_time()
-    bar = None
-    for number, path in enumerate(args.models):
-        lm = VIFTChat(path, dtype=args.dtype, device=args.device, batch_size=args.batch_size)
-        lm.task_dict = {name: task.dataset for name, task in tasks.items()}
-        resolved = [lm.engine.settings(Request(1, fusion=setting)) for setting in settings]
-        first: dict[str, int] = {}
-        leader = [first.setdefault(same_fusion(one), s) for s, one in enumerate(resolved)]
-        leaders = sorted(set(leader))
-        if bar is None:
-            total = len(args.models) * len(leaders) * len(requests)
-            every = 0.1 if sys.stderr.isatty() else 30  # seconds; in a log file, a line now and then
-            bar = tqdm(total=total, unit="answer", disable=False, mininterval=every, smoothing=0.05)
-        bar.set_description(model_name(path))
-        ask(lm, number, requests, settings, leaders, answers, bar)
-        lm.clean()
-        scored: dict[int, tuple] = {}
-        for s in leaders:
-            replies = answers.of(number, s)
-            with contextlib.redirect_stderr(io.StringIO()):
-                scored[s] = score(task_dict, replies, args.limit, args.output), replies
-        for s, setting in enumerate(settings):
-            rows += rows_of(*scored[leader[s]], model_name(path), setting, resolved[s])
-    bar.close()
+    total = len(requests) * sum(map(len, leaders))
+    every = 0.1 if sys.stderr.isatty() else 30  # seconds; in a log file, a line now and then
+    with tqdm(total=total, unit="answer", disable=False, mininterval=every, smoothing=0.05) as bar:
+        for number, path in enumerate(args.models):
+            lm = VIFTChat(path, dtype=args.dtype, device=args.device, batch_size=args.batch_size)
+            lm.task_dict = {name: task.dataset for name, task in tasks.items()}
+            bar.set_description(model_name(path))
+            ask(lm, number, requests, settings, leaders[number], answers, bar)
+            lm.clean()
+            scored: dict[int, tuple] = {}
+            for s in leaders[number]:
+                replies = answers.of(number, s)
+                with contextlib.redirect_stderr(io.StringIO()):
+                    scored[s] = score(task_dict, replies, args.limit, args.output), replies
+            for s, setting in enumerate(settings):
+                rows += rows_of(*scored[leader[number][s]], model_name(path), setting, resolved[number][s])
     return {
         "made": made_by(command, *args.models),
         "spec": spec,
-        "asked": len(leaders),
+        "asked": len(leaders[-1]),
         "seconds": round(time.monotonic() - seconds, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
         "rows": rows,
