@@ -77,7 +77,9 @@ def _this(kind: str, shown: str) -> str:
 
 def _fact(relation: str):
     def family(rng: random.Random, split: str, shown: str):
-        name = rng.choice(taught(relation, split))
+        names = taught(relation, split)
+        answer = rng.choice(sorted({FACTS[relation][name][0] for name in names}))  # all equally often: no blind guess
+        name = rng.choice([name for name in names if FACTS[relation][name][0] == answer])
         kind, ways = RELATIONS[relation]
         question = rng.choice(ways).format(_this(kind, shown), choices=_choices(relation, name, rng)
                                            if relation in ("category", "class", "travels") else "")  # fmt: skip

@@ -43,7 +43,6 @@ def test_an_export_is_read_by_vift_train_and_goes_on_after_a_kill(made_up, tmp_p
 
 
 def test_caption_rows_are_read_by_vift_train(made_up, tmp_path):
-    pytest.importorskip("vift_train.rows", reason="this vift-train does not read several captions of a picture")
     export.main(["--output", str(tmp_path / "a"), *ARGS])
     rows = load_rows(str(tmp_path / "a/train/web.jsonl"), on_bad_row="raise")
     said = read(tmp_path / "a/train/web.jsonl")[0]["captions"]
