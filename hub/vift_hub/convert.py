@@ -3,11 +3,13 @@
     vift-convert llava-hf/llava-1.5-7b-hf START               # transformers' LLaVA layout -> VIFT
     vift-convert liuhaotian/llava-v1.5-7b START               # LLaVA-1.5's own layout -> VIFT
     vift-convert BUNNY START --vision-tower google/siglip-so400m-patch14-384
+    vift-convert STAGE1 START --language-model Qwen/Qwen2.5-7B-Instruct       # mm_projector.bin alone; or a LoRA
     vift-convert MY-VIFT LLAVA --to llava                     # for tools that know LLaVA only (GGUF, vLLM): unfused
 
 The source is a folder or a Hub id. LLaVA-1.5's own layout has `mm_projector` weights, the image token -200 and often
 no tower: its config, image processor and, where the checkpoint has none, weights are those of `--vision-tower`, or of
-the tower that the config names.
+the tower that the config names. A `repetition_penalty` in the checkpoint's generation config is kept:
+`--repetition-penalty 1` resets it.
 """
 
 import argparse
@@ -17,31 +19,15 @@ from tempfile import TemporaryDirectory
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from transformers import (
-    AutoModel,
-    AutoTokenizer,
-    GenerationConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
+from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 
-from .join import CHAT_TEMPLATE, IMAGE_TOKEN, make_config, make_processor, read_vision_config, tokens_per_image
+from .join import tokens_per_image
+from .original import CONVERSATIONS, QWEN2, VICUNA, all_there, from_original  # noqa: F401
 
-VICUNA = Path(__file__).with_name("llava_v1.jinja")
-# LLaVA-1.5's and Bunny's names -> ours. A Bunny tower is `model.vision_tower.vision_tower.vision_model.`
-ORIGINAL_NAMES = {
-    "model.vision_tower.vision_tower.vision_model.": "model.vision_tower.",
-    "model.vision_tower.vision_tower.": "model.vision_tower.",
-    "model.mm_projector.0.": "model.multi_modal_projector.linear_1.",
-    "model.mm_projector.2.": "model.multi_modal_projector.linear_2.",
-    "lm_head.": "lm_head.",
-    "model.": "model.language_model.",
-}
 FILES = (
     "config.json",
     "*_config.json",
@@ -49,8 +35,6 @@ FILES = (
     "*.index.json",
     "*.safetensors",
 )  # of a model; others are a person's
-LANGUAGE_MODELS = {"llava": "llama", "llava_llama": "llama", "bunny-qwen2": "qwen2", "bunny-qwen": "qwen2",
-                   "bunny-llama": "llama", "bunny-mistral": "mistral", "bunny-phi3": "phi3"}  # fmt: skip
 
 
 def read_config(source: Path, kind: str | None = None, hint: str = "") -> dict:
@@ -81,20 +65,26 @@ def read_config(source: Path, kind: str | None = None, hint: str = "") -> dict:
     return config
 
 
-def to_vift(source: Path, vision_tower: str | None = None):
+def to_vift(source: Path, **original):
     """
-    VIFT model and processor from a LLaVA of transformers or a checkpoint in LLaVA-1.5's own layout.
+    VIFT model and processor from a LLaVA of transformers or a checkpoint in LLaVA-1.5's own layout (`original`:
+    arguments of `from_original`, for the latter only).
 
     Raises:
         ValueError: another kind of checkpoint; weights that are missing, left over or of another shape.
     """
     config = read_config(source)
     if "mm_projector_type" in config or "mm_vision_tower" in config:
-        return _from_original(source, config, vision_tower)
+        return from_original(source, config, **original)
     if config.get("model_type") != "llava":
         raise ValueError(
             f"source={source} is a {config.get('model_type')!r}, neither a LLaVA layout nor LLaVA-1.5's own"
         )
+    for name, value in original.items():
+        if value:
+            raise ValueError(
+                f"{name}={value}: source={source} is in transformers' layout and has its own; leave it out"
+            )
     fields = LlavaConfig.from_pretrained(source).to_dict()
     fields = {name: value for name, value in fields.items() if name not in ("model_type", "architectures")}
     return read(VIFTForConditionalGeneration, source, VIFTConfig(**fields))
@@ -105,11 +95,15 @@ def to_llava(source: Path):
     transformers' LLaVA and its processor from a VIFT: same weights, no fusion.
 
     Raises:
-        ValueError: not a VIFT; weights that are missing or left over.
+        ValueError: not a VIFT, or one with another connector; weights that are missing or left over.
     """
     read_config(source, "vift", "not a VIFT")
     fields = VIFTConfig.from_pretrained(source).to_dict()
-    dropped = ("model_type", "architectures", "auto_map", "image_wrapper_token_ids")
+    connector = {"vision_prefix_tokens": 0, "vision_pool": 1, "vision_pixel_shuffle": 1}
+    for name, plain in connector.items():
+        if fields[name] != plain:
+            raise ValueError(f"source={source} has {name}={fields[name]}, for which LLaVA's layout has no place")
+    dropped = ("model_type", "architectures", "auto_map", "image_wrapper_token_ids", *connector)
     fields = {n: value for n, value in fields.items() if n not in dropped and not n.startswith("fusion_")}
     return read(LlavaForConditionalGeneration, source, LlavaConfig(**fields))
 
@@ -131,120 +125,38 @@ def read(cls, source: Path, config):
     return model, processor
 
 
-def all_there(source, loading):
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(map(str, loading.get(kind) or ())):
-            raise ValueError(f"source={source} has {len(names)} {kind.replace('_', ' ')}, such as {names[0]}")
-
-
-def _from_original(source: Path, config: dict, vision_tower: str | None):
-    """LLaVA-1.5's own layout: the decoder's config with `mm_*` fields, one flat set of weights."""
-    if config.get("mm_projector_type", "linear") != "mlp2x_gelu":
-        raise ValueError(f"mm_projector_type={config.get('mm_projector_type')!r}: VIFT's connector is 'mlp2x_gelu'")
-    tower_name = vision_tower or config.get("mm_vision_tower")
-    if not tower_name:
-        raise ValueError(f"{source / 'config.json'} names no mm_vision_tower: give --vision-tower")
-    vision = read_vision_config(tower_name)
-    kind = LANGUAGE_MODELS.get(config["model_type"], config["model_type"])
-    text = {name: value for name, value in config.items() if not name.startswith(("mm_", "architectures", "auto_map"))}
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    if IMAGE_TOKEN not in tokenizer.get_vocab():
-        tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
-    tokenizer.padding_side = "left"
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.unk_token or tokenizer.eos_token
-    template = CHAT_TEMPLATE if "<|im_start|>" in tokenizer.get_vocab() else VICUNA
-    keep_class = config.get("mm_vision_select_feature", "patch") == "cls_patch"
-    processor = make_processor(tower_name, vision, tokenizer, keep_class, template)
-    image_id = processor.image_token_id
-
-    weights = {}
-    for name, tensor in _read_weights(source).items():
-        old, new = next((pair for pair in ORIGINAL_NAMES.items() if name.startswith(pair[0])), ("", ""))
-        weights[new + name.removeprefix(old)] = tensor
-    rows = weights["model.language_model.embed_tokens.weight"].shape[0]
-    text["vocab_size"] = max(rows, image_id + 1)
-    if config.get("tie_word_embeddings"):
-        weights.setdefault("lm_head.weight", weights["model.language_model.embed_tokens.weight"])
-    for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
-        # a row for <image>, which LLaVA keeps as -200 outside the vocabulary; zero, and never generated
-        new_rows = weights[name].new_zeros(text["vocab_size"] - rows, weights[name].shape[1])
-        weights[name] = torch.cat([weights[name], new_rows])
-    if not any(name.startswith("model.vision_tower.") for name in weights):
-        tower = AutoModel.from_pretrained(tower_name, dtype=weights["lm_head.weight"].dtype)
-        tower = getattr(tower, "vision_model", tower)
-        weights |= {"model.vision_tower." + name: tensor for name, tensor in tower.state_dict().items()}
-
-    vift = make_config(
-        vision,
-        text | {"model_type": kind},
-        processor,
-        vision_feature_layer=config.get("mm_vision_select_layer", -2),
-        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-    )
-    with torch.device("meta"):
-        model = VIFTForConditionalGeneration(vift)
-    expected = model.state_dict()
-    layer, num_layers = vift.vision_feature_layer, vision.num_hidden_layers
-    unread = [f"encoder.layers.{i}." for i in range(layer + num_layers + 1 if layer < 0 else layer, num_layers)]
-    for name, tensor in expected.items():
-        # Bunny deletes the tower's last layer, which nobody reads; likewise the tower's head and final norm
-        if name.startswith("model.vision_tower.") and (
-            any(part in name for part in unread) or "post_layernorm" in name
-        ):
-            weights.setdefault(name, torch.zeros(tensor.shape, dtype=weights["lm_head.weight"].dtype))
-    unused = ("rotary_emb.inv_freq", "position_ids", "vision_tower.head.")
-    weights = {n: tensor for n, tensor in weights.items() if n in expected or not any(part in n for part in unused)}
-    common = expected.keys() & weights.keys()
-    differences = {
-        "missing_keys": expected.keys() - weights.keys(),
-        "unexpected_keys": weights.keys() - expected.keys(),
-        "mismatched_keys": [n for n in common if weights[n].shape != expected[n].shape],
-    }
-    all_there(source, differences)
-    model.load_state_dict(weights, assign=True)
-    if (source / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(source)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.suppress_tokens = [image_id]
-    return model, processor
-
-
-def _read_weights(source: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a folder of safetensors or, where there are none, of PyTorch's pickles (tensors only)."""
-    weights = {}
-    for file in sorted(source.glob("*.safetensors")):
-        weights |= load_file(file)
-    if not weights:
-        for file in sorted(source.glob("pytorch_model*.bin")):
-            weights |= torch.load(file, map_location="cpu", weights_only=True)
-    for name in ("model.embed_tokens.weight", "model.mm_projector.0.weight"):
-        if name not in weights:
-            raise ValueError(f"source={source} has {len(weights)} weights, but no {name}: not LLaVA-1.5's own layout")
-    return weights
-
-
-def convert(source: str, output: Path, to: str = "vift", vision_tower: str | None = None):
+def convert(source: str, output: Path, to: str = "vift", *, repetition_penalty: float | None = None, **original):
     """
     Args:
         source: folder or Hub id.
         output: a folder that is new or empty.
         to: "vift", or "llava" for transformers' LLaVA layout.
-        vision_tower: folder or Hub id, for LLaVA-1.5's own layout only.
+        repetition_penalty: of the generation config, > 0; None keeps the checkpoint's.
+        original: for LLaVA-1.5's, Bunny's and ViFT's own layout only: `vision_tower` and `language_model` (folder or
+            Hub id), `conversation` (a name in CONVERSATIONS).
 
     Returns:
         (model, processor), as written.
 
     Raises:
-        ValueError: `output` is not empty, or the source is of another kind.
+        ValueError: `output` is not empty, the source is of another kind, or an argument does not go with it.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"output={output} exists and is not an empty folder")
+    if repetition_penalty is not None and not 0 < repetition_penalty < float("inf"):
+        raise ValueError(f"repetition_penalty={repetition_penalty}: a number > 0; 1 is none")
+    if original.get("conversation") not in (None, *CONVERSATIONS):
+        raise ValueError(f"conversation={original['conversation']!r}: one of {', '.join(CONVERSATIONS)}")
     folder = Path(source) if Path(source).is_dir() else Path(snapshot_download(source))
+    if to == "llava" and any(original.values()):
+        name = next(name for name, value in original.items() if value)
+        raise ValueError(f"{name}={original[name]}: for to='vift' only; leave it out")
     try:
-        model, processor = to_llava(folder) if to == "llava" else to_vift(folder, vision_tower)
+        model, processor = to_llava(folder) if to == "llava" else to_vift(folder, **original)
     except Exception as error:  # whatever a file that is broken makes its reader raise
         raise ValueError(str(error) if str(folder) in str(error) else f"source={source}: {error!r}") from error
+    if repetition_penalty is not None:
+        model.generation_config.repetition_penalty = repetition_penalty
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=output.parent) as scratch:  # whole, or not there
         try:
@@ -264,13 +176,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("output", type=Path, help="folder to write, new or empty")
     parser.add_argument("--to", choices=("vift", "llava"), default="vift")
     parser.add_argument("--vision-tower", help="folder or Hub id, for LLaVA-1.5's own layout")
+    parser.add_argument("--language-model", help="folder or Hub id, for a connector alone or a LoRA folder")
+    parser.add_argument("--conversation", choices=CONVERSATIONS, help="prompts, if config.json does not say which")
+    parser.add_argument("--repetition-penalty", type=float, help="1: none; default: the checkpoint's own")
     args = parser.parse_args(argv)
     try:
-        model, _ = convert(args.source, args.output, args.to, args.vision_tower)
-    except (ValueError, OSError) as error:
+        model, processor = convert(**vars(args))
+    except (ValueError, OSError, SafetensorError, StrictDataclassError) as error:
         parser.exit(2, f"vift-convert: error: {' '.join(str(error).split())}\n")
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"wrote {args.output}: {type(model).__name__}, {size:.1f} M parameters")
+    if (penalty := model.generation_config.repetition_penalty) not in (None, 1):
+        print(f"generation_config.json has repetition_penalty={penalty}, in greedy answers, too; 1 resets it:"
+              " --repetition-penalty 1")  # fmt: skip
+    if processor.chat_template == QWEN2.read_text(encoding="utf-8") and not args.conversation:
+        print("prompts are ViFT's (Qwen2.5's); stock Bunny's own: --conversation bunny")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import pytest
 from datasets import Features, IterableDataset, List, Value
 
 from tests.train.tiny_run import FEATURES, Dataset, dataset, row, rows, trainer
+from vift_train.lengths import column
 
 
 def without_length(data):
@@ -18,8 +19,8 @@ def collated_lengths(run, data):
 def test_lengths_are_those_of_the_collated_rows(tmp_path):
     data = without_length(dataset(9, 5))
     run = trainer(tmp_path / "start", tmp_path / "out", data)
-    assert run._lengths == collated_lengths(run, data) and len(set(run._lengths)) > 3
-    assert run._measure_rows([data[i] for i in range(len(data))]) == run._lengths
+    assert list(run._lengths) == collated_lengths(run, data) and len(set(list(run._lengths))) > 3
+    assert run._measure_rows([data[i] for i in range(len(data))]) == list(run._lengths)
 
 
 def test_lengths_of_conversations_of_plain_strings(tmp_path):
@@ -34,17 +35,17 @@ def test_lengths_of_conversations_of_plain_strings(tmp_path):
         found.append(one)
     data = without_length(Dataset.from_list(found, features=features))
     run = trainer(tmp_path / "start", tmp_path / "out", data)
-    assert run._lengths == collated_lengths(run, data)
+    assert list(run._lengths) == collated_lengths(run, data)
 
 
 def test_a_length_column_is_believed_and_max_length_caps_what_is_found(tmp_path):
     run = trainer(tmp_path / "start", tmp_path / "out", dataset(3, 3))
-    assert run._lengths == dataset(3, 3)["length"][:]
+    assert list(run._lengths) == dataset(3, 3)["length"][:]
     data = without_length(dataset(0, 6))
     whole = trainer(tmp_path / "start", tmp_path / "out", data)._lengths
     cap = max(whole) - 1
     capped = trainer(tmp_path / "start", tmp_path / "out", data, max_length=cap)
-    assert capped._lengths == [min(n, cap) for n in whole] and max(whole) > cap
+    assert list(capped._lengths) == [min(n, cap) for n in whole] and max(whole) > cap
     assert trainer(tmp_path / "start", tmp_path / "out", data, group_by_length=False)._lengths is None
 
 
@@ -78,3 +79,47 @@ def test_a_stream_has_its_mixture_already(tmp_path):
     with pytest.raises(ValueError, match="text_weight=0.5: a stream's mixture"):
         trainer(tmp_path / "start", tmp_path / "out", data, max_steps=2, text_weight=0.5)
     assert np.isfinite(trainer(tmp_path / "start", tmp_path / "out", data, max_steps=1).train().training_loss)
+
+
+def test_columns_are_read_once_as_arrays_and_no_row_as_an_object(tmp_path, monkeypatch):
+    """What 2 M rows would make slow: a column or all messages as Python objects, in any of the passes of a start."""
+    from datasets.arrow_dataset import Column
+
+    from vift_train import trainer as module
+
+    data = dataset(13, 6)
+    data = data.select([i for i in range(len(data)) if i != 4])
+    expected = data["modality"][:], data["length"][:]
+    seen, column = [], module.column
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a column as Python objects")
+
+    monkeypatch.setattr(Column, "__iter__", refuse)
+    monkeypatch.setattr(Column, "__getitem__", refuse)
+    monkeypatch.setattr(module, "column", lambda rows, name: seen.append(name) or column(rows, name))
+    run = trainer(tmp_path / "start", tmp_path / "out", data, max_steps=1)
+    run.train()
+    assert seen == ["modality", "length"]
+    assert run._modalities.tolist() == expected[0] and run._lengths.tolist() == expected[1]
+
+
+def test_a_column_without_a_value_is_named():
+    data = Dataset.from_dict({"length": [3, None, 5], "modality": ["text", "image", "text"]})
+    with pytest.raises(ValueError, match="column 'length' has no value in 1 of 3 rows"):
+        column(data, "length")
+    assert column(data.select([2, 0]), "length").tolist() == [5, 3]
+    assert column(data.select([2, 1]), "modality").tolist() == ["text", "image"]
+
+
+def test_one_num_proc_converts_rows_and_counts_lengths(tmp_path, monkeypatch):
+    from vift_train import __main__ as command
+
+    seen = []
+    monkeypatch.setattr(
+        command, "load_evaluation", lambda run, args: seen.append((run.num_proc, args.dataset_num_proc))
+    )
+    for options in (["--num_proc", "3"], ["--dataset_num_proc", "2"], []):
+        with pytest.raises(SystemExit):
+            command.main(["--model", "x", "--output_dir", str(tmp_path), *options])
+    assert seen == [(3, 3), (2, 2), (None, None)]

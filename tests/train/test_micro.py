@@ -1,5 +1,8 @@
 """The micro recipe's options: changes on the command line, stages kept and reused, where embeddings start."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -84,6 +87,45 @@ def test_without_output_it_ends_after_the_last_stage_that_is_kept(tmp_path, caps
     with pytest.raises(SystemExit) as ended:
         micro.main(["--set", "stage1.rows=8"])
     assert ended.value.code == 2 and "name --output" in capsys.readouterr().err
+
+
+def test_a_save_that_stops_is_not_taken_for_a_model_and_nothing_is_replaced_unasked(tmp_path, monkeypatch, capsys):
+    run(tmp_path / "out")
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+
+    def ended_with(status, message, *arguments):
+        with pytest.raises(SystemExit) as ended:
+            micro.main(["--output", str(tmp_path / "out"), "--seed", "1", *arguments, "--set", *TINY])
+        assert ended.value.code == status and message in capsys.readouterr().err.splitlines()[-1]
+        assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+
+    again = ("--phase0", str(tmp_path / "parts"), "--overwrite_output_dir")
+    ended_with(2, "holds a model: name a new folder, or say --overwrite_output_dir")
+    script = "import sys, time; from vift_train.runs import lock; held = lock(sys.argv[1]); print(1); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-uc", script, str(tmp_path / "out")], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline()
+        ended_with(2, "another run is writing there", *again)
+    finally:
+        other.kill()
+        other.wait()
+
+    def stop(error):
+        def save(self, folder, **kwargs):
+            raise error
+
+        return save
+
+    with monkeypatch.context() as patched:
+        patched.setattr(micro.VIFTForConditionalGeneration, "save_pretrained", stop(OSError(28, "No space left")))
+        ended_with(2, f"output_dir={tmp_path / 'out'} can't be written", *again)
+        patched.setattr(micro.VIFTForConditionalGeneration, "save_pretrained", stop(KeyboardInterrupt()))
+        ended_with(130, "vift-micro: stopped", *again)
+    assert not list(tmp_path.glob("**/.saving"))
+    (tmp_path / "parts" / "tower" / "model.safetensors").unlink()  # killed before its last file was there
+    assert not micro.is_kept(tmp_path / "parts" / "tower") and micro.is_kept(tmp_path / "parts" / "language_model")
+    micro.main(["--output", str(tmp_path / "out"), "--seed", "1", *again, "--set", *TINY])
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() != before
 
 
 def test_kept_stages_are_reused_and_give_the_same_model(tmp_path):

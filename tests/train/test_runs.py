@@ -7,11 +7,17 @@ import pytest
 import torch
 from datasets import IterableDataset
 
-from tests.train.tiny_run import dataset, losses, row, rows, trainer
+from tests.train.tiny_run import dataset, row, rows, trainer
 
 
 def stream():
     return IterableDataset.from_generator(rows, gen_kwargs={"images": 13, "texts": 6})
+
+
+def figures(run):
+    """What is logged at each step, counters too."""
+    logged = [entry for entry in run.state.log_history if "loss" in entry]
+    return [(e["loss"], e["epoch"], e["num_tokens"], {*e} & {"text_padding"}) for e in logged]
 
 
 def weights(run):
@@ -27,12 +33,11 @@ def test_a_stream_resumed_after_its_first_pass_goes_on_with_the_next_batch(tmp_p
     options = {"max_steps": 16, "save_steps": 1}
     whole = trainer(tmp_path / "start", tmp_path / "out", stream(), **options)
     whole.train()
-    shown = [(e["loss"], e["epoch"], {*e} & {"text_padding"}) for e in whole.state.log_history if "loss" in e]
+    shown = figures(whole)
     for step in (4, 6, 8, 15):
         again = trainer(tmp_path / "start", tmp_path / "out", stream(), **options)
         again.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{step}"))
-        found = [(e["loss"], e["epoch"], {*e} & {"text_padding"}) for e in again.state.log_history if "loss" in e]
-        assert found == shown and equal(weights(again), weights(whole))
+        assert figures(again) == shown and equal(weights(again), weights(whole))
 
 
 @pytest.mark.parametrize("kind, steps", [("map", 4), ("map", 6), ("stream", 4), ("stream", 8)])
@@ -60,7 +65,7 @@ def test_resuming_takes_the_newest_runs_checkpoint_not_the_highest(tmp_path):
             os.utime(tmp_path / "out" / folder / file.name)
     again = trainer(tmp_path / "start", tmp_path / "out", max_steps=9)
     again.train(resume_from_checkpoint=True)
-    assert losses(again) == losses(new) and equal(weights(again), weights(new))
+    assert figures(again) == figures(new) and equal(weights(again), weights(new))
     (tmp_path / "out" / "checkpoint-6" / "trainer_state.json").write_text('{"epoch": 1.')  # killed as it was written
     os.utime(tmp_path / "out" / "checkpoint-3" / "trainer_state.json")
     last = trainer(tmp_path / "start", tmp_path / "out", max_steps=9, learning_rate=3e-2)

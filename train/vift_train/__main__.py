@@ -42,7 +42,7 @@ class RunArguments:
     ask: list[str] | None = option(None, "questions about these pictures; None: the captions' own queries")
     streaming: bool = option(False, "read rows as they are needed; needs --max_steps")
     on_bad_row: str = option("skip", "skip (counted and named) or raise")
-    num_proc: int | None = option(None, "processes that convert rows")
+    num_proc: int | None = option(None, "processes that convert rows and count lengths")
     columns: str | None = option(None, """what your columns are, such as '{"caption": "alt", "ignore": ["title"]}'""")
     every_caption: bool = option(False, "a row for each of several captions of a picture, instead of one an epoch")
     check_pictures: str = option("load", "load (each is opened before the run) or training (opened when it is due)")
@@ -126,6 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser((RunArguments, VIFTTrainingConfig, ModelConfig), description=__doc__.split("\n")[0])
     try:
         run, args, model_args = parser.parse_args_and_config(argv)
+        args.dataset_num_proc = run.num_proc = run.num_proc or args.dataset_num_proc
         evaluation, rows = load_evaluation(run, args), load_mixture(run, args)
         model, processor = load_model(run, model_args)
         common = {"processing_class": processor, "peft_config": get_peft_config(model_args)}

@@ -64,6 +64,21 @@ def seconds_left(
     return steps_left * pace * elapsed / sum(one.seconds for one in throughput.values())
 
 
+class AtTheStart(TrainerCallback):
+    """Refuses a checkpoint beyond the run's end, and keeps frozen layers out: gradient checkpointing makes the
+    embeddings' output require gradients, for adapters; with a band that would send backward through the frozen layers
+    below it (0.83-0.91 of full training's time instead of 0.63)."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        done, last = state.global_step, state.max_steps
+        if done > last:
+            raise ValueError(
+                f"the checkpoint is of step {done}, the run has {last}: raise max_steps or num_train_epochs"
+            )
+        if not hasattr(model, "peft_config") and hasattr(model, "disable_input_require_grads"):
+            model.disable_input_require_grads()
+
+
 class ModalityProgress(ProgressCallback):
     """The progress bar, with tokens per second and padding of each modality, and a time left that knows them."""
 

@@ -10,6 +10,19 @@ ROLES = ("system", "user", "assistant")
 PLACEHOLDER = "<image>"
 
 
+def check_stream(args) -> None:
+    """Settings that a stream has no meaning for."""
+    if args.text_weight != 1.0:
+        raise ValueError(
+            f"text_weight={args.text_weight}: a stream's mixture is made where its sources are joined "
+            "(datasets.interleave_datasets, probabilities=...), not here: leave it at 1.0"
+        )
+    if "epoch" in (args.save_strategy, args.eval_strategy):
+        raise ValueError(
+            "save_strategy and eval_strategy: a stream has no epochs but max_steps steps: 'steps' or 'no'"
+        )
+
+
 def check_columns(dataset) -> None:
     """The row schema: `messages`, `images` ([] for text), `modality`."""
     columns = dataset.column_names

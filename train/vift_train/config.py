@@ -5,6 +5,7 @@ in `vift_training.json`, a value that is set overrides it. Contradictions are re
 """
 
 import json
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,7 +75,9 @@ class VIFTTrainingConfig(SFTConfig):
     def __post_init__(self):
         if self.bf16 is None:  # TRL turns it on everywhere, and where it can't be every mistake is told as this one
             self.bf16 = not self.fp16 and (self.use_cpu or is_torch_bf16_gpu_available())
-        super().__post_init__()
+        with warnings.catch_warnings():  # TRL turns it on by its old name, whatever the user set
+            warnings.filterwarnings("ignore", "`?gradient_checkpointing", FutureWarning)
+            super().__post_init__()
         known = get_available_reporting_integrations()
         if missing := [name for name in self.report_to if name not in known]:
             raise ValueError(f"report_to={missing[0]} isn't installed or known; here are {', '.join(known) or 'none'}")

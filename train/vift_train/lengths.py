@@ -8,6 +8,7 @@ import copy
 import logging
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Image, IterableDataset, List
 from PIL import Image as PIL
@@ -60,8 +61,21 @@ def of_longest(measure, processor, batch: dict, tokens_per_image: int) -> list[i
     return [max(next(found) for _ in several) for several in talks]
 
 
+def column(dataset: Dataset, name: str) -> np.ndarray:
+    """A whole column, read once: numbers (N,) int64, or words (N,), with no Python object a row."""
+    values, rows = dataset.data.column(name), dataset._indices
+    words = not pa.types.is_integer(values.type)
+    values = values.dictionary_encode().unify_dictionaries().combine_chunks() if words else values
+    values = values if rows is None else values.take(rows.column(0).combine_chunks())  # datasets takes row by row
+    if values.null_count:
+        raise ValueError(f"column {name!r} has no value in {values.null_count} of {len(values)} rows")
+    if words:
+        return np.asarray(values.dictionary.to_pylist())[values.indices.to_numpy()]
+    return values.to_numpy().astype(np.int64, copy=False)
+
+
 def dataset_lengths(dataset: Dataset, processor, tokens_per_image: int, num_proc: int | None = None,
-                    measure=row_lengths) -> list[int]:  # fmt: skip
+                    measure=row_lengths) -> np.ndarray:  # fmt: skip
     """`measure` of a whole data set; kept in the cache of `datasets`, so that only the first run waits."""
 
     def measured(table):
@@ -72,7 +86,7 @@ def dataset_lengths(dataset: Dataset, processor, tokens_per_image: int, num_proc
     names = [name for name in ("messages", "versions", "images") if name in dataset.column_names]
     rows = dataset.select_columns(names).with_format("arrow")  # images stay encoded
     rows = rows.map(measured, batched=True, remove_columns=names, num_proc=num_proc, desc="lengths")
-    return rows.with_format(None)["length"][:]
+    return column(rows, "length")
 
 
 def undecoded(dataset):
@@ -114,7 +128,7 @@ def fitting(dataset, processor, tokens_per_image: int, max_length: int | None, n
         return dataset.filter(fits, batched=True, batch_size=16)
     numbers = np.arange(len(dataset))
     if "length" in dataset.column_names:  # believed, as in grouping
-        numbers = numbers[np.asarray(dataset["length"][:]) > max_length]
+        numbers = numbers[column(dataset, "length") > max_length]
     long = dataset if len(numbers) == len(dataset) else dataset.select(numbers)
     needed = dataset_lengths(long, processor, tokens_per_image, num_proc, needed_lengths) if len(numbers) else []
     bad = numbers[np.asarray(needed, dtype=int) > max_length]

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 import yaml
 from datasets import Dataset, concatenate_datasets
+from safetensors import SafetensorError
 from transformers import PrinterCallback, Qwen2ForCausalLM, SiglipVisionModel, TrainerCallback
 
 from modeling_vift import VIFTForConditionalGeneration
@@ -25,6 +27,7 @@ from vift_hub.join import CHAT_TEMPLATE, join
 from vift_microworld import build_processor, data
 
 from . import phase0
+from .runs import lock, told, written_aside
 from .trainer import VIFTTrainer, VIFTTrainingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,15 +73,14 @@ def load_recipe(folder: Path = RECIPES, changes: tuple[str, ...] = ()) -> dict[s
 
 def run_phase0(part: str, settings: dict, seed: int, output: str) -> None:
     """Trains one of the pretrained parts into `output/<part>`; a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches every process: one of them speaks
     torch.set_num_threads(1)
     if part == "tower":
         model = phase0.train_tower(settings, seed)
     else:
         tokenizer = build_processor(CHAT_TEMPLATE).tokenizer
         model = phase0.train_language_model(settings, seed, tokenizer)
-    part_dir = Path(output) / f"{part}.part"  # a part that is there is whole, whenever the run was stopped
-    model.save_pretrained(part_dir)
-    part_dir.rename(Path(output) / part)
+    keep(model, None, Path(output) / part)
 
 
 def join_parts(folder: Path, processor, seed: int, fusion: dict):
@@ -140,8 +142,15 @@ def save_checkpoint(model, processor, output: Path) -> None:
 
 def keep(model, processor, folder: Path | None) -> None:
     if folder is not None:
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+        with told(folder), written_aside(folder) as part:
+            model.save_pretrained(part)
+            if processor is not None:
+                processor.save_pretrained(part)
+
+
+def is_kept(folder: Path | None) -> bool:
+    """Whether a model lies there, whole, whenever the run was stopped: its weights take their place last."""
+    return folder is not None and (folder / "model.safetensors").is_file()
 
 
 def pretrain_parts(recipe: dict, seed: int, folder: Path) -> None:
@@ -150,14 +159,14 @@ def pretrain_parts(recipe: dict, seed: int, folder: Path) -> None:
     workers = [
         context.Process(target=run_phase0, args=(part, recipe[part], seed, str(folder)))
         for part in ("tower", "language_model")
-        if not (folder / part / "config.json").exists()
+        if not is_kept(folder / part)
     ]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
         if worker.exitcode:
-            raise RuntimeError(f"phase 0 failed with exit code {worker.exitcode}, see above")
+            raise ChildProcessError(f"phase 0 failed with exit code {worker.exitcode}, see above")
 
 
 def queries_of(settings: dict) -> dict:
@@ -182,7 +191,7 @@ def train(seed: int, output: Path | None, recipe: dict, phase0_dir: Path | None 
     """
     start = time.monotonic()
     processor = build_processor(CHAT_TEMPLATE)
-    if stage1_dir is not None and (stage1_dir / "config.json").exists():
+    if is_kept(stage1_dir):
         model = VIFTForConditionalGeneration.from_pretrained(
             stage1_dir, dtype=torch.float32, attn_implementation="eager"
         )
@@ -218,6 +227,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--output", type=Path, help="folder of the new checkpoint; without it, end after the last stage that is kept"
     )
+    parser.add_argument("--overwrite_output_dir", action="store_true", help="replace the model that lies in --output")
     parser.add_argument("--recipe", type=Path, default=RECIPES, help="folder with " + ", ".join(PARTS) + " (.yaml)")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="NAME.KEY=VALUE", help="changes, such as stage2.learning_rate=1e-3"
@@ -231,8 +241,16 @@ def main(argv: list[str] | None = None) -> None:
         recipe = load_recipe(args.recipe, args.set)
         if not any((args.output, args.phase0, args.stage1, args.start)):
             raise ValueError("name --output, or what to keep: --phase0, --start, --stage1")
+        if is_kept(args.output) and not args.overwrite_output_dir:
+            raise ValueError(f"output={args.output} holds a model: name a new folder, or say --overwrite_output_dir")
+        folders = [folder for folder in (args.output, args.phase0, args.stage1, args.start) if folder]
+        held = [lock(folder) for folder in folders]
         train(args.seed, args.output, recipe, args.phase0, args.stage1, args.start)
-    except ValueError as error:
+        for one in held:
+            one.release()
+    except KeyboardInterrupt:
+        parser.exit(130, "vift-micro: stopped; parts that are kept are used again\n")
+    except (ValueError, OSError, SafetensorError) as error:
         parser.exit(2, f"vift-micro: {error}\n")
 
 

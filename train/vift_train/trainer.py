@@ -16,22 +16,23 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import IterableDataset
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
-from transformers import ProgressCallback, TrainerCallback
+from transformers import ProgressCallback
 from trl import SFTTrainer
 
 from vift_hub.card import save_training_card, training_card
 
 from .auto_band import AUTO, auto_band
-from .callbacks import ModalityProgress, Throughput
-from .checks import check_columns, check_groups, small_modalities
+from .callbacks import AtTheStart, ModalityProgress, Throughput
+from .checks import check_columns, check_groups, check_stream, small_modalities
 from .collator import CheckedCollator
 from .config import INHERITED, STATE_FILE, VIFTTrainingConfig, parse_band
-from .lengths import dataset_lengths, fitting, image_tokens, of_longest, row_lengths, undecoded
+from .lengths import column, dataset_lengths, fitting, image_tokens, of_longest, row_lengths, undecoded
 from .runs import (
     check_fingerprint,
     digest_rows,
@@ -40,6 +41,8 @@ from .runs import (
     lock,
     make_room,
     newest_checkpoint,
+    told,
+    unwritten,
     written_aside,
 )
 from .sampler import ModalityBatchSampler
@@ -64,21 +67,6 @@ def is_trained(name: str, args: VIFTTrainingConfig, band: Collection[int] | None
         layer = re.search(r"\.layers\.(\d+)\.", name)
         return args.train_language_model and layer is not None and int(layer[1]) in band
     return getattr(args, f"train_{module}")
-
-
-class _AtTheStart(TrainerCallback):
-    """Refuses a checkpoint beyond the run's end, and keeps frozen layers out: gradient checkpointing makes the
-    embeddings' output require gradients, for adapters; with a band that would send backward through the frozen layers
-    below it (0.83-0.91 of full training's time instead of 0.63)."""
-
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        done, last = state.global_step, state.max_steps
-        if done > last:
-            raise ValueError(
-                f"the checkpoint is of step {done}, the run has {last}: raise max_steps or num_train_epochs"
-            )
-        if not hasattr(model, "peft_config") and hasattr(model, "disable_input_require_grads"):
-            model.disable_input_require_grads()
 
 
 class VIFTTrainer(SFTTrainer):
@@ -106,15 +94,8 @@ class VIFTTrainer(SFTTrainer):
         else:
             peft_config = adapt_peft_config(peft_config, args, band)
         is_stream = isinstance(train_dataset, IterableDataset)
-        if is_stream and args.text_weight != 1.0:
-            raise ValueError(
-                f"text_weight={args.text_weight}: a stream's mixture is made where its sources are joined "
-                "(datasets.interleave_datasets, probabilities=...), not here: leave it at 1.0"
-            )
-        if is_stream and "epoch" in (args.save_strategy, args.eval_strategy):
-            raise ValueError(
-                "save_strategy and eval_strategy: a stream has no epochs but max_steps steps: 'steps' or 'no'"
-            )
+        if is_stream:
+            check_stream(args)
         known = {
             "start_sha256": digest_weights(model),
             "peft_config": None if peft_config is None else peft_config.to_dict(),
@@ -128,8 +109,8 @@ class VIFTTrainer(SFTTrainer):
         self._train_collator.seed = args.seed if args.data_seed is None else args.data_seed
         self._train_collator.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # for workers that outlive it
         self._left_out: dict[str, str] = {}  # row -> why its picture can't be opened
-        self.add_callback(_AtTheStart())
-        modalities = self._lengths = None
+        self.add_callback(AtTheStart())
+        self._modalities = self._lengths = None
         self._tokens_per_image = image_tokens(self.processing_class)
         with self.accelerator.local_main_process_first():  # the others read its cache
             for name in ("train_dataset", "eval_dataset"):
@@ -141,12 +122,12 @@ class VIFTTrainer(SFTTrainer):
             self._train_collator(first)
             known["first_rows"] = [[row.get("id"), row["messages"]] for row in first]
         else:
-            modalities = list(train_dataset["modality"])
-            for message in small_modalities(modalities, self._group):
+            self._modalities = column(train_dataset, "modality")
+            for message in small_modalities(self._modalities, self._group):
                 warnings.warn(message, stacklevel=2)
-            for modality in sorted(set(modalities)):
-                first = [i for i, name in enumerate(modalities) if name == modality][:CHECKED_ROWS]
-                self._train_collator([train_dataset[i] for i in first])
+            for modality in np.unique(self._modalities):
+                first = np.flatnonzero(self._modalities == modality)[:CHECKED_ROWS]
+                self._train_collator([train_dataset[i] for i in first.tolist()])
             if args.group_by_length:
                 self._lengths = self._measure_dataset(train_dataset)
         self._throughput: dict[str, Throughput] = {}  # by modality, since the start
@@ -154,26 +135,27 @@ class VIFTTrainer(SFTTrainer):
         self._fingerprint = None
         if self.accelerator.is_main_process:
             known |= {} if is_stream else {"rows_sha256": digest_rows(train_dataset)}
-            self._fingerprint = fingerprint(args, self.accelerator.num_processes, modalities, self._lengths, **known)
+            known["world_size"] = self.accelerator.num_processes
+            self._fingerprint = fingerprint(args, self._modalities, self._lengths, **known)
         (self._fingerprint,) = broadcast_object_list([self._fingerprint])
         if self.pop_callback(ProgressCallback) is not None:
-            self.add_callback(ModalityProgress(self._throughput, self._sampler().steps if modalities else None))
+            self.add_callback(ModalityProgress(self._throughput, None if is_stream else self._sampler().steps))
 
     @property
     def _group(self) -> int:
         """Micro-batches per optimizer step, over all ranks."""
         return self.args.gradient_accumulation_steps * self.accelerator.num_processes
 
-    def _measure_dataset(self, dataset) -> list[int]:
+    def _measure_dataset(self, dataset) -> np.ndarray:
         """The column `length`, or the lengths counted from the text and the number of images."""
         if "length" in dataset.column_names:
-            lengths = dataset["length"][:]
+            lengths = column(dataset, "length")
         else:
             with self.accelerator.local_main_process_first():  # the others read its cache
                 lengths = dataset_lengths(
                     dataset, self.processing_class, self._tokens_per_image, self.args.dataset_num_proc
                 )
-        return lengths if self.args.max_length is None else [min(n, self.args.max_length) for n in lengths]
+        return lengths if self.args.max_length is None else np.minimum(lengths, self.args.max_length)
 
     def _measure_rows(self, rows: list[dict]) -> list[int]:
         if all(row.get("length") is not None for row in rows):
@@ -184,7 +166,7 @@ class VIFTTrainer(SFTTrainer):
     def _sampler(self) -> ModalityBatchSampler:
         args = self.args
         return ModalityBatchSampler(
-            self.train_dataset["modality"],
+            self._modalities,
             batch_size=args.per_device_train_batch_size,
             group=self._group,
             seed=args.seed if args.data_seed is None else args.data_seed,
@@ -303,19 +285,24 @@ class VIFTTrainer(SFTTrainer):
     # Checkpoints ------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        if isinstance(resume_from_checkpoint, bool) and resume_from_checkpoint:
-            resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
+        resumed, world = resume_from_checkpoint is True, self.args.world_size
+        if resumed:
+            resume_from_checkpoint = newest_checkpoint(self.args.output_dir, world)
         if resume_from_checkpoint:
             file = Path(resume_from_checkpoint) / STATE_FILE
             if not file.is_file():
                 raise ValueError(f"{resume_from_checkpoint} holds no {STATE_FILE}: not a checkpoint of this trainer")
-            saved = json.loads(file.read_text(encoding="utf-8"))["fingerprint"]
-            check_fingerprint(saved, self._fingerprint, str(resume_from_checkpoint))
+            saved = json.loads(file.read_text(encoding="utf-8"))
+            check_fingerprint(saved["fingerprint"], self._fingerprint, str(resume_from_checkpoint))
+            self._total_train_tokens = saved["num_tokens"]  # TRL counts from 0 again
+            if missing := unwritten(resume_from_checkpoint, world):
+                raise ValueError(f"resume_from_checkpoint={resume_from_checkpoint} lacks {missing}: not a whole save")
         if self.args.should_save:
             output_dir = self.args.output_dir
             self._lock = lock(output_dir)  # as long as this trainer lives: the final save is its own too
             if Path(resume_from_checkpoint or "nowhere/x").resolve().parent != Path(output_dir).resolve():
-                make_room(output_dir, self.args.overwrite_output_dir, getattr(self.model, "name_or_path", None))
+                options = getattr(self.model, "name_or_path", None), resumed
+                make_room(output_dir, self.args.overwrite_output_dir, *options)
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         if self._left_out:
             warnings.warn(f"{len(self._left_out)} rows were left out: their pictures can't be opened", stacklevel=2)
@@ -324,14 +311,22 @@ class VIFTTrainer(SFTTrainer):
     def save_model(self, output_dir=None, _internal_call=False):
         """Weights, config, code, processor and template (as the parent does), and what a later run inherits."""
         folder = Path(output_dir or self.args.output_dir)
-        with written_aside(folder) if self.args.should_save else nullcontext(folder) as part:
+        with told(folder), written_aside(folder) if self.args.should_save else nullcontext(folder) as part:
             super().save_model(str(part), _internal_call=True)
             if self.args.should_save:
                 config = {name: getattr(self.args, name) for name in ("stage", "train_layers", *INHERITED)}
-                text = json.dumps({"config": config, "fingerprint": self._fingerprint}, indent=1) + "\n"
-                (part / STATE_FILE).write_text(text, encoding="utf-8")
+                record = {"config": config, "fingerprint": self._fingerprint, "num_tokens": self._total_train_tokens}
+                (part / STATE_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save_checkpoint(self, model, trial):
+        with told(self.args.output_dir):
+            super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir):
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # the state that is written next says that all ranks' files are there
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
         """See `vift_hub.card`; the arguments are TRL's, and `tags` are added to the usual ones."""
