@@ -120,7 +120,8 @@ _BY_ANSWER = {
     "diet": """grass: cow, horse, sheep, zebra, bison; meat: lion, tiger, wolf, leopard, crocodile;
         fish: penguin, dolphin, seal, otter; bamboo: panda; eucalyptus/eucalyptus leaves/leaves: koala;
         leaves: giraffe; insects/bugs: frog, spider, lizard; nectar/pollen: bee, butterfly;
-        grass/plants/vegetables/carrots: rabbit; seeds/grain/cheese: mouse; nuts/seeds: chipmunk; blood: mosquito; krill/plankton: whale;
+        grass/plants/vegetables/carrots: rabbit; seeds/grain/cheese: mouse; nuts/seeds: chipmunk; blood: mosquito;
+        krill/plankton: whale;
         seeds/grain/corn: chicken, dove""",
     "legs": """0/zero/none/no legs: snake, fish, shark, dolphin, whale, worm, snail, jellyfish;
         2: chicken, rooster, duck, penguin, owl, eagle, swan, flamingo, parrot, goose, crow, dove, turkey, peacock;
