@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter, ImageOps, ImageStat
 
 from . import concepts
 
@@ -142,6 +142,17 @@ def _background(scene: Scene, size: int) -> np.ndarray:
     return color + light[..., None]
 
 
+def _outlined(drawn: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+    """The drawing with a line around it where it is of the background's `color`: a clover on green is still seen."""
+    mean = ImageStat.Stat(drawn.convert("RGB"), drawn.getchannel("A")).mean
+    if max(abs(a - b) for a, b in zip(mean, color)) > 70:
+        return drawn
+    drawn = ImageOps.expand(drawn, 3, (0, 0, 0, 0))
+    line = Image.new("RGBA", drawn.size, (255, 255, 255) if sum(color) < 600 else (60, 60, 60))
+    line.putalpha(drawn.getchannel("A").filter(ImageFilter.MaxFilter(5)))
+    return Image.alpha_composite(line, drawn)
+
+
 def render(scene: Scene, size: int = IMAGE_SIZE) -> Image.Image:
     """The picture of a scene, RGB, `size` x `size` pixels."""
     picture = Image.fromarray(_background(scene, size).clip(0, 255).astype(np.uint8))
@@ -152,6 +163,7 @@ def render(scene: Scene, size: int = IMAGE_SIZE) -> Image.Image:
         drawn = drawn.resize([max(1, round(side * part)) for side in drawn.size], Image.Resampling.BICUBIC)
         if thing.angle:
             drawn = drawn.rotate(thing.angle, Image.Resampling.BICUBIC, expand=True)
+        drawn = _outlined(drawn, COLORS[scene.color])
         left, top = (round(middle * scale - side / 2) for middle, side in zip((thing.x, thing.y), drawn.size))
         picture.paste(drawn, (left, top), drawn)
     return picture

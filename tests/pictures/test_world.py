@@ -6,6 +6,7 @@ from collections import Counter
 from importlib.util import find_spec
 
 import pytest
+from PIL import Image
 
 from vift_pictures import concepts, language, scenes
 from vift_pictures.data import (
@@ -99,6 +100,16 @@ def test_same_seed_same_bytes_and_things_lie_where_the_words_say(made_up):
             assert picture.getpixel((thing.x, thing.y)) != empty.getpixel((thing.x, thing.y))
             assert ("left" in thing.place) == (thing.x < 80) and ("bottom" in thing.place) == (thing.y > 144)
             assert thing.size // 2 - 8 <= min(thing.x, thing.y) and max(thing.x, thing.y) <= 232 - thing.size // 2
+
+
+def test_a_drawing_of_the_background_s_color_is_still_seen(made_up, monkeypatch):
+    for color, rgb in scenes.COLORS.items():
+        monkeypatch.setattr(
+            concepts, "drawing", lambda points, style, rgb=rgb: Image.new("RGBA", (60, 60), (*rgb, 255))
+        )
+        thing = scenes.Thing("tree", "tree", "center", 112, 112, 60, 0)
+        picture = scenes.render(scenes.Scene((thing,), color, "plain"))
+        assert sum(abs(a - b) for a, b in zip(picture.getpixel((80, 112)), rgb)) > 90, color
 
 
 def test_captions_say_what_there_is(made_up):
