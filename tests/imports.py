@@ -9,6 +9,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 ROOMS = {
     "modeling_vift": "modeling_vift",
     "vift_microworld": "microworld/vift_microworld",
+    "vift_pictures": "pictures/vift_pictures",
     "vift_layers": "layers/vift_layers",
     "vift_hub": "hub/vift_hub",
     "vift_train": "train/vift_train",

@@ -12,6 +12,7 @@ EXTRAS = {  # None: installed always
     "modeling_vift": None,
     "vift_hub": None,
     "vift_microworld": "microworld",
+    "vift_pictures": "pictures",
     "vift_layers": "microworld",
     "vift_train": "train",
     "vift_eval": "eval",

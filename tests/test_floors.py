@@ -11,7 +11,7 @@ import pytest
 from tests.imports import PYPROJECT, ROOMS, ROOT, imports_of, read_modules
 
 FLOORS = (
-    ("modeling_vift", "vift_microworld", "vift_layers"),
+    ("modeling_vift", "vift_microworld", "vift_pictures", "vift_layers"),
     ("vift_hub",),
     ("vift_train", "vift_eval"),
     ("vift_studies", "space"),
@@ -112,6 +112,7 @@ def test_a_house_in_order_passes(house):
         ("modeling_vift", "import vift_microworld", "vift_microworld"),
         ("vift_layers", "from modeling_vift.a import value", "modeling_vift.a"),
         ("vift_microworld", "def f():\n    from vift_hub import a", "vift_hub.a"),
+        ("vift_pictures", "import vift_microworld", "vift_microworld"),
         ("vift_hub", "import vift_train.a as one", "vift_train.a"),
         ("vift_train", "if False:\n    import vift_eval", "vift_eval"),
         ("vift_eval", "try:\n    import vift_train\nexcept ImportError:\n    pass", "vift_train"),
