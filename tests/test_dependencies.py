@@ -20,7 +20,7 @@ EXTRAS = {  # None: installed always
     "space": "space",
 }
 # what studies/benchmarks compares with; it stands in an environment of its own, as the benchmark's docstring says
-COMPARED = {"ckatorch", "dadapy", "repeng", "skdim"}
+COMPARED = {"ckatorch", "dadapy", "efficientnet_lite_pytorch", "repeng", "skdim"}
 # what these commands import must come with less than their room's extra
 COMMANDS = {"vift-demo": "microworld", "vift-analyze": "microworld", "vift-calibrate": "microworld"}
 
