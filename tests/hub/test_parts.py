@@ -3,6 +3,7 @@
 import itertools
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from PIL import Image
 from tests.modeling.processor_files import Family
 from vift_hub.chat import template_for
 from vift_hub.init import build, main
+from vift_hub.parts import LITE_NAMES
 from vift_train.config import VIFTTrainingConfig
 from vift_train.data import FEATURES
 from vift_train.trainer import VIFTTrainer
@@ -136,14 +138,12 @@ def write_tower(kind, folder):
 
 def write_efficientnet_lite(folder):
     """Random weights under the names of the files that people have; lite0's own sizes, which the name stands for."""
-    from vift_hub import parts
-
     config = transformers.EfficientNetConfig(
         width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280, image_size=224, hidden_act="relu6"
     )
     weights = {}
     for name, tensor in transformers.EfficientNetModel(config).state_dict().items():
-        for theirs, ours in parts.LITE_NAMES.items():
+        for theirs, ours in LITE_NAMES.items():
             prefix = ours.replace(r"\1", name.split(".")[2] if "blocks" in name else "")
             if name.startswith(prefix):
                 block = f"_blocks.{name.split('.')[2]}." if "blocks" in name else ""
@@ -174,8 +174,6 @@ def ask(processor, text="what is it", size=(60, 40)):
 
 
 def source_of(place):
-    from pathlib import Path
-
     options = {"gguf_file": Path(place).name} if place.endswith(".gguf") else {}
     folder = Path(place).parent if options else place
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options).eval()
