@@ -242,7 +242,7 @@ def test_lmms_eval_answers_under_an_intervention(tiny_checkpoint, monkeypatch):
         return ["x"]
 
     monkeypatch.setattr(lm, "_batches", lambda *args: [(Request(1), [0])])
-    assert lm._run([SimpleNamespace(task_name="t")], [{}], answer, "test") == ["x"]
+    assert lm._run([SimpleNamespace(task_name="t", doc_id=0)], [{}], answer, "test") == ["x"]
     assert entered[2:] == ["out skip", "out knock_out"]
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"layers='1:9' reaches outside layers 0 to 3"):
