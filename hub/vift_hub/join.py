@@ -99,7 +99,7 @@ def join(tower, language_model, processor, seed: int, **fields) -> VIFTForCondit
 @torch.no_grad()
 def keep_logits(model, language_model) -> None:
     """Text logits equal those of the language model; what its own forward multiplies them by goes into the head."""
-    ids = torch.arange(3, 11)[None] % language_model.config.vocab_size
+    ids = torch.tensor([[i for i in range(3, 12) if i != model.config.image_token_id]])
     try:
         ours, theirs = model(input_ids=ids).logits.float(), language_model(input_ids=ids).logits.float()
     except (TypeError, AttributeError, RuntimeError) as error:
