@@ -143,15 +143,25 @@ class VIFTForConditionalGeneration(
             return
         num_tokens = int((input_ids == self.config.image_token_id).sum())
         num_images = 0 if pixel_values is None else len(pixel_values)
-        expected = num_images * self.config.image_seq_length
+        expected = num_images * self._tokens_per_image(pixel_values) if num_images else 0
         if num_tokens != expected:
             held = f"the prompt has {num_tokens} image tokens but pixel_values holds {num_images} images, which take"
             raise ValueError(f"{held} {expected}: give as many images as there are placeholders")
 
+    def _tokens_per_image(self, pixel_values) -> int:
+        config, kind = self.config, self.config.vision_config.model_type
+        if not hasattr(config.vision_config, "patch_size"):  # a feature map
+            return config.image_seq_length
+        side = config.vision_config.patch_size * config.vision_pool * config.vision_pixel_shuffle
+        patches = (pixel_values.shape[-2] // side) * (pixel_values.shape[-1] // side)
+        if config.vision_feature_select_strategy == "default":  # without the class token; SigLIP has none
+            return patches - ("siglip" in kind)
+        return patches + ("clip" in kind and "siglip" not in kind and not config.vision_prefix_tokens)
+
     def _drop_cached_images(self, input_ids, past: int, kwargs):
         """Several turns on one cache: of the conversation's images, keep those whose placeholders are new."""
         pixel_values = kwargs["pixel_values"]
-        per_image = self.config.image_seq_length
+        per_image = self._tokens_per_image(pixel_values)
         is_image = input_ids == self.config.image_token_id
         images, cached = is_image.sum(dim=1) // per_image, is_image[:, :past].sum(dim=1) // per_image
         if len(pixel_values) == int(images.sum()):
