@@ -24,8 +24,8 @@ from .settings_vift import resolve_fusion
 class VIFTConnector(LlavaMultiModalProjector):
     """Tokens (B, T, C) or feature map (B, C, H, W) of a tower -> pooled, shuffled, through two layers: (B, N, D)."""
 
-    def __init__(self, config: VIFTConfig):
-        super().__init__(config)
+    def adopt(self, config: VIFTConfig):
+        """Of LLaVA's connector, made already: its weights stay where transformers initialises them."""
         self.prefix, self.pool, self.shuffle = (
             getattr(config, f"vision_{name}") for name in ("prefix_tokens", "pool", "pixel_shuffle")
         )
@@ -57,7 +57,8 @@ class VIFTModel(InitialisedAsTransformers, LlavaModel):
 
     def __init__(self, config: VIFTConfig):
         super().__init__(config)
-        self.multi_modal_projector = VIFTConnector(config)
+        self.multi_modal_projector.__class__ = VIFTConnector
+        self.multi_modal_projector.adopt(config)
         self.vision_tower.register_forward_hook(_with_last_map)
         register_fusion_hooks(self.language_model)
 
