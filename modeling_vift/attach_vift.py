@@ -10,6 +10,7 @@ from transformers import GenerationMixin, PreTrainedModel
 
 from .configuration_vift import VIFTConfig
 from .generation_vift import FusedGeneration, register_fusion_hooks
+from .interfaces_vift import is_empty
 from .text_run_vift import record
 
 _ATTACHING = threading.Lock()
@@ -55,8 +56,11 @@ def _wrapper_ids(config, processor) -> list[int]:
 @torch.no_grad()
 def check_text_run(model):
     """What the text run takes for granted: `fusion` reaches every layer, states are (B, S, D), and text is causal."""
+    if is_empty(model):
+        return
     *prefix, last, other = [i for i in range(16) if i not in model._image_ids()][-5:]
-    ids = torch.tensor([[*prefix, last], [*prefix, other]], device=model.device)
+    device = "cpu" if model.device.type == "meta" else model.device  # offloaded: accelerate moves what comes in
+    ids = torch.tensor([[*prefix, last], [*prefix, other]], device=device)
     known, (rows, columns) = inspect.signature(type(model).forward).parameters, torch.ones(2, 4).nonzero(as_tuple=True)
     model_inputs = {"token_type_ids": torch.zeros_like(ids)} if "token_type_ids" in known else {}
     training = [module for module in model.modules() if module.training]
@@ -86,13 +90,12 @@ def attach_fusion(model, image_wrapper_token_ids=None, processor=None, **fusion)
         model (`PreTrainedModel` or `peft.PeftModel`): with `generate()`, a decoder, and placeholder ids for its images
             in the prompt (`config.image_token_id`).
         image_wrapper_token_ids (`list[int]`, *optional*):
-            Ids that only wrap an image and leave the text run with it; None: those that the config names, and those
-            that `processor` puts around an image.
+            Ids that only wrap an image and leave the text run with it; None: those of the config and of `processor`.
         processor (`ProcessorMixin`, *optional*):
             The model's: some wrapping ids, such as SmolVLM's `<fake_token_around_image>`, are known to it alone.
         fusion: defaults for this model, by the names of `VIFTConfig`: `fusion_beta=0.15, fusion_layers="14:28"`.
 
-    Returns `model`. Called again, only the defaults change.
+    Returns `model`. Called again, only the defaults change (and wrapping ids, where they or a processor are given).
 
     Raises:
         ValueError: a VIFT already, no `generate()` or another one in its place, no image placeholder, no decoder
@@ -111,7 +114,8 @@ def attach_fusion(model, image_wrapper_token_ids=None, processor=None, **fusion)
     if own is not None and not hasattr(getattr(own, "func", own), "fuses"):
         raise ValueError(f"model={name} has a generate() of its repository, which does not fuse: del model.generate")
     if image_wrapper_token_ids is None:
-        image_wrapper_token_ids = _wrapper_ids(base.config, processor)
+        before = getattr(base, "fusion_config", None) if processor is None else None
+        image_wrapper_token_ids = before.image_wrapper_token_ids if before else _wrapper_ids(base.config, processor)
     if unknown := [field for field in fusion if not field.startswith("fusion_") or not hasattr(VIFTConfig, field)]:
         raise ValueError(f"unknown fusion field {unknown[0]!r}; VIFTConfig describes the known ones")
     depth = {"model_type": "qwen2", "num_hidden_layers": base.config.get_text_config().num_hidden_layers}

@@ -255,6 +255,8 @@ def own_folder():
 
 
 def is_running(pid: str) -> bool:
+    if sys.platform == "win32":  # where signal 0 is Ctrl-C
+        return True
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

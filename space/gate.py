@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from pathlib import Path
+from stat import S_ISREG
 
 MAX_FILE = 10 * 2**20  # bytes of an uploaded file
 MAX_BODY = 2 * 2**20  # bytes of any other request
@@ -24,7 +25,11 @@ class Refused(Exception):
 
 def make_room(folder: Path, now: float) -> None:
     """Deletes the oldest files in `folder` until one more fits into `MAX_STORED`; `Refused` while all are new."""
-    files = [(file.stat().st_mtime, file.stat().st_size, file) for file in folder.rglob("*") if file.is_file()]
+    files = []
+    for file in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # gradio deletes files, too
+            state = file.stat()
+            files += [(state.st_mtime, state.st_size, file)] if S_ISREG(state.st_mode) else []
     stored = sum(size for _, size, _ in files)
     for changed, size, file in sorted(files):
         if stored + MAX_FILE <= MAX_STORED:

@@ -99,6 +99,9 @@ class VIFTConfig(LlavaConfig):
             # the paper's settings, whole, so that they mean the same whatever this model's own setting is
             paper = {"alpha": 1.0, "fusion_layers": 0.5, "fusion_answer": False}
             self.fusion_presets = {"reasoning": paper | {"beta": 0.1}, "instruction": paper | {"beta": 0.15}}
+        for name, least in (("vision_prefix_tokens", 0), ("vision_pool", 1), ("vision_pixel_shuffle", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
         self.image_wrapper_token_ids = list(self.image_wrapper_token_ids or [])
         for name, default in (("vision_config", SIGLIP_SO400M), ("text_config", QWEN2_7B)):
             given = getattr(self, name)

@@ -34,6 +34,11 @@ def must_finish_forward(model) -> bool:
     return torch.is_grad_enabled() or hasattr(model, "_hf_hook") or is_sharded(model)
 
 
+def is_empty(model) -> bool:
+    """Whether no weight is there, nor (accelerate's hooks) comes when it is needed: nothing can be run."""
+    return all(p.is_meta for p in model.parameters()) and not any(hasattr(m, "_hf_hook") for m in model.modules())
+
+
 def makes_own_positions(model) -> bool:
     """Whether the model makes positions from the grid of patches (M-RoPE); otherwise they would be overwritten."""
     return hasattr(model.base_model, "get_rope_index")

@@ -84,9 +84,8 @@ def template_for(tokenizer, argument: str) -> tuple[str, str]:
         raise ValueError(f"{argument}: its chat template {reason}, so that answers cannot be learnt or ended")
     begin, end = whole[len(prompt) :].partition(SAID)[0], ended[0]
     plain = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", own).removesuffix("\n")
-    template = AROUND.replace("TEMPLATE", plain)
-    for name, text in (("SAID", SAID), ("BEGIN", begin), ("END", end)):
-        template = re.sub(rf"\b{name}\b(?!')", lambda _, text=text: json.dumps(text), template)
+    names = {"SAID": json.dumps(SAID), "BEGIN": json.dumps(begin), "END": json.dumps(end), "TEMPLATE": plain}
+    template = re.sub("|".join(names), lambda name: names[name[0]], AROUND)  # once: texts may hold these words
     check(tokenizer, own, template, rendered, begin, end, argument)
     return template, ended[2]
 

@@ -25,7 +25,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProces
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 
 from .join import tokens_per_image
-from .original import CONVERSATIONS, QWEN2, VICUNA, all_there, from_original  # noqa: F401
+from .original import CONVERSATIONS, QWEN2, all_there, from_original
 from .output import check_new, new_folder
 
 FILES = (

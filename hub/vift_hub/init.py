@@ -19,7 +19,7 @@ from transformers import LlavaProcessor
 from modeling_vift.attach_vift import check_text_run
 
 from .chat import template_for
-from .join import IMAGE_TOKEN, count_tokens, join
+from .join import IMAGE_TOKEN, features_of, join
 from .output import check_new, new_folder
 from .parts import image_processor, load_language_model, load_tower
 
@@ -54,9 +54,14 @@ def build(
         ValueError: says which part cannot be used, why, and what would do.
     """
     tower, own_processor = load_tower(vision_tower, dtype)
-    is_map = not hasattr(tower.config, "patch_size")
-    feature_layer = (-1 if is_map else -2) if feature_layer is None else feature_layer
-    tokens, prefix = count_tokens(tower, feature_layer, pool, pixel_shuffle)
+    pictures = image_processor(tower.config.image_size, own_processor, image_aspect_ratio)
+    pixels = pictures(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"].shape[-1]
+    features = features_of(tower, pixels, feature_layer)
+    side, prefix, is_map = features.side // pool, features.prefix, features.channels is not None
+    if side < pixel_shuffle or side % pixel_shuffle:
+        grid = f"{features.side} x {features.side}"
+        raise ValueError(f"pool={pool}, pixel_shuffle={pixel_shuffle} do not fit a grid of {grid} patches")
+    side //= pixel_shuffle
     text, tokenizer = load_language_model(language_model, dtype, gguf_file)
     template, end = template_for(tokenizer, f"language_model={language_model}")
     tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
@@ -65,30 +70,30 @@ def build(
     tokenizer.eos_token, tokenizer.padding_side, tokenizer.chat_template = end, "left", None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = end
-    pixels, plain = tower.config.image_size, pool == pixel_shuffle == 1 and prefix < 2
+    plain = pool == pixel_shuffle == 1 and prefix < 2
     processor = LlavaProcessor(
-        image_processor=image_processor(pixels, own_processor, image_aspect_ratio),
+        image_processor=pictures,
         tokenizer=tokenizer,
-        patch_size=tower.config.patch_size if plain and not is_map else pixels // int(tokens**0.5),
+        patch_size=tower.config.patch_size if plain and not is_map else pixels // side,
         vision_feature_select_strategy="default" if plain and prefix else "full",
         num_additional_image_tokens=prefix if plain else 0,
         chat_template=template,
     )
     if processor.image_token_id >= text.get_input_embeddings().num_embeddings:
         text.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    if is_map:  # what a connector reads of one patch; LLaVA's layout has a name for it
-        tower.config.hidden_size = tower.config.hidden_dim if feature_layer == -1 else tower.config.out_channels[-1]
-    fields = {"vision_feature_layer": feature_layer, "vision_pool": pool, "vision_pixel_shuffle": pixel_shuffle}
-    fields |= {"image_seq_length": tokens, "vision_prefix_tokens": 0 if plain else prefix}
+    if is_map:  # what a connector reads of one patch, under the name that LLaVA's layout has for it
+        tower.config.hidden_size = features.channels
+    fields = {"vision_feature_layer": features.layer, "vision_pool": pool, "vision_pixel_shuffle": pixel_shuffle}
+    fields |= {"image_seq_length": side**2, "vision_prefix_tokens": 0 if plain else prefix}
     model = join(tower, text, processor, seed, **fields)
     model.generation_config.eos_token_id = sorted(ends) if len(ends) > 1 else min(ends)
     check_text_run(model)
-    check_tokens(model, processor, tokens)
+    check_tokens(model, processor)
     return model, processor
 
 
 @torch.no_grad()
-def check_tokens(model, processor, tokens: int) -> None:
+def check_tokens(model, processor) -> None:
     """A picture takes as many places in the prompt as the connector gives tokens."""
     turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]
     prompt = processor.apply_chat_template(turn, add_generation_prompt=True)
@@ -97,8 +102,8 @@ def check_tokens(model, processor, tokens: int) -> None:
     (features,) = model.model.get_image_features(
         inputs["pixel_values"].to(model.dtype), return_dict=True
     ).pooler_output
-    if not places == len(features) == tokens:
-        told = f"{places} places in the prompt, {len(features)} image tokens, {tokens} in the config"
+    if not places == len(features) == model.config.image_seq_length:
+        told = f"{places} places in the prompt, {len(features)} image tokens, {model.config.image_seq_length} expected"
         raise ValueError(f"vision_tower: {told}: its image processor gives other sizes than the tower reads")
 
 

@@ -4,6 +4,8 @@
 processor from here. Config and processor agree on the placeholders because both come from `tokens_per_image`.
 """
 
+from dataclasses import dataclass
+
 import torch
 from transformers import AutoConfig, AutoImageProcessor, LlavaProcessor
 
@@ -85,7 +87,8 @@ def join(tower, language_model, processor, seed: int, **fields) -> VIFTForCondit
         tower.config, text.to_dict(), processor, tie_word_embeddings=text.tie_word_embeddings, **fields
     )
     torch.manual_seed(seed)
-    model = VIFTForConditionalGeneration(config).to(language_model.dtype).eval()
+    # not `.to(dtype)`, which would round the rotary frequencies too: they stay in float32
+    model = VIFTForConditionalGeneration._from_config(config, dtype=language_model.dtype).eval()
     own, weights = model.model.vision_tower, tower.state_dict()
     own.load_state_dict({name: weights[name] for name in own.state_dict()})  # all but its head
     model.model.language_model.load_state_dict(language_model.get_decoder().state_dict())
@@ -106,12 +109,15 @@ def keep_logits(model, language_model) -> None:
         kind = language_model.config.model_type
         raise ValueError(f"language_model: a {kind} does not run inside VIFT ({str(error)[:200]})") from error
     scale = float((theirs * ours).sum() / (ours * ours).sum())
-    for name, power in (("logits_scaling", -1), ("logit_scale", 1)):  # their exact values, where they are known
-        scale = getattr(language_model.config, name, None) ** power if hasattr(language_model.config, name) else scale
-    tolerance = 1e-5 if language_model.dtype in (torch.float32, torch.float64) else 2e-2
-    if (ours - theirs).norm() <= tolerance * theirs.norm():
+    known = language_model.config.to_dict()
+    if known.get("logits_scaling") or known.get("logit_scale"):  # the exact value, where it is known
+        scale = known.get("logit_scale") or 1 / known["logits_scaling"]
+    # the same operations in the same precision; a scaled head is rounded anew, to 8 bits in bfloat16
+    tolerance = 1e-5 if language_model.dtype in (torch.float32, torch.float64) else 4e-3
+    capped = known.get("final_logit_softcapping")  # small logits would pass for logits that are scaled
+    if not capped and (ours - theirs).norm() <= tolerance * theirs.norm():
         return
-    if (scale * ours - theirs).norm() > tolerance * theirs.norm():
+    if capped or (scale * ours - theirs).norm() > tolerance * theirs.norm():
         kind = language_model.config.model_type
         reason = "in a way that VIFT does not have (such as soft-capping)"
         raise ValueError(f"language_model: a {kind} changes its logits after the head {reason}; take another one")
@@ -119,26 +125,42 @@ def keep_logits(model, language_model) -> None:
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * scale)
 
 
+@dataclass
+class Features:
+    """What a tower makes of a picture: the hidden state that is read, its side in patches, tokens before the patches,
+    and, of a feature map, its channels."""
+
+    layer: int
+    side: int
+    prefix: int
+    channels: int | None
+
+
 @torch.no_grad()
-def count_tokens(tower, feature_layer: int, pool: int, shuffle: int) -> tuple[int, int]:
+def features_of(tower, pixels: int, layer: int | None = None) -> Features:
     """
-    (tokens that an image takes, tokens before the patches), by one forward pass of the tower.
+    By one forward pass of `pixels` x `pixels`; `layer` None: the last but one, of feature maps the last.
 
     Raises:
-        ValueError: `pool` and `shuffle` do not divide the side of its grid.
+        ValueError: the tower reads no such picture, has no such layer, or its features are no square grid.
     """
-    pixels = tower.config.image_size
     image = torch.zeros(1, getattr(tower.config, "num_channels", 3), pixels, pixels, dtype=tower.dtype)
-    output = tower(image, output_hidden_states=True)
-    if output.last_hidden_state.ndim == 4:
-        maps = (*output.hidden_states, output.last_hidden_state)
-        height, width = maps[feature_layer].shape[-2:]
-        prefix = 0
-    else:
-        height = width = pixels // tower.config.patch_size
-        prefix = output.hidden_states[feature_layer].shape[1] - height * width
+    try:
+        output = tower(image, output_hidden_states=True)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"vision_tower: it does not read {pixels} x {pixels} pixels ({str(error)[:200]})") from error
+    states, patch = output.hidden_states, getattr(tower.config, "patch_size", None)
+    is_map = output.last_hidden_state.ndim == 4
+    states = (*states, output.last_hidden_state) if is_map else states
+    layer = (-1 if is_map else -2) if layer is None else layer
+    if not -len(states) <= layer < len(states):
+        raise ValueError(f"feature_layer={layer} must be in {-len(states)} ... {len(states) - 1} for this tower")
+    if is_map and patch:
+        kind = f"a {tower.config.model_type}, a convolutional tower"
+        told = f"whose patch_size ({patch}) is not that of its features"
+        raise ValueError(f"vision_tower is {kind}, {told}: not supported")
+    height, width = states[layer].shape[-2:] if is_map else (pixels // patch, pixels // patch)
+    prefix = 0 if is_map else states[layer].shape[1] - height * width
     if prefix < 0 or height != width:
         raise ValueError(f"vision_tower: its features are no square grid ({height} x {width}, {prefix} tokens before)")
-    if height // pool % shuffle or height < pool * shuffle:
-        raise ValueError(f"pool={pool}, pixel_shuffle={shuffle} do not fit a grid of {height} x {height} patches")
-    return (height // pool // shuffle) ** 2, prefix
+    return Features(layer, height, prefix, states[layer].shape[1] if is_map else None)

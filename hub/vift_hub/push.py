@@ -171,9 +171,8 @@ def push(args: argparse.Namespace, done: list[str]) -> None:
         print(f"loads back: {folder.name} gives the same logits and answers in a fresh process without this package")
         mine = {file.name for file in args.source.iterdir() if not file.name.startswith(".")}
         notes += [f"left out, a score of other weights: {name}" for name in gone]
-        for path in sorted(
-            one for one in there - {f".eval_results/{file.name}" for file in scores} if "eval_results" in one
-        ):
+        ours = {f".eval_results/{file.name}" for file in scores}
+        for path in sorted(one for one in there - ours if one.startswith(".eval_results/")):
             notes.append(f"{path} of {args.repo_id} stays: delete it if other weights gave that score")
         if left := sorted(mine - {path.name for path in folder.iterdir()}):
             notes.append(f"of {args.source} these are not published: {', '.join(left)}")

@@ -81,6 +81,10 @@ def test_a_garbled_line_is_named_and_a_file_is_no_folder(tmp_path, capsys):
         assert "answers.jsonl, line 1, is no answer of a sweep" in refused(capsys, tmp_path / "sweep", *SMALL)
     answers.write_text("")  # what is missing is asked again
     assert run(tmp_path / "sweep", *SMALL) == 0 and answers.read_text().count("\n") == 1
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "answers.jsonl").write_text("mine")
+    assert "answers.jsonl is of no sweep" in refused(capsys, tmp_path / "mine", *SMALL)
+    assert (tmp_path / "mine" / "answers.jsonl").read_text() == "mine"
     (tmp_path / "sweep" / "sweep.json").write_text("{")
     assert "sweep.json can't be read" in refused(capsys, tmp_path / "sweep", *SMALL)
 

@@ -12,7 +12,6 @@ from datasets import Dataset, Features
 from PIL import Image
 
 from tests.modeling.processor_files import Family
-from vift_hub.chat import template_for
 from vift_hub.init import build, main
 from vift_hub.parts import LITE_NAMES
 from vift_train.config import VIFTTrainingConfig
@@ -242,6 +241,18 @@ def test_image_tokens_are_what_one_forward_pass_gives(part, tower, options, toke
         assert model.generate(**inputs, max_new_tokens=1).shape[1] == inputs["input_ids"].shape[1] + 1
 
 
+def test_pictures_have_the_size_that_the_towers_own_processor_gives(part, tmp_path):
+    """DINOv2's positions are of 518 pixels, its processor gives 224."""
+    dino = transformers.Dinov2Config(**PATCHES | {"image_size": 64})
+    transformers.Dinov2Model(dino).save_pretrained(tmp_path)
+    transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    for mode, tokens in ((None, 16), ("pad", 64)):
+        model, processor = build(str(tmp_path), part("qwen2"), torch.float32, image_aspect_ratio=mode)
+        inputs = ask(processor)
+        assert int((inputs["input_ids"] == model.config.image_token_id).sum()) == tokens
+        model.generate(**inputs, max_new_tokens=1)
+
+
 def test_class_and_register_tokens_are_dropped_and_a_shuffle_puts_patches_side_by_side(part):
     for tower, prefix in (("siglip", 0), ("clip", 1), ("dinov2", 1), ("registers", 5), ("vit", 1)):
         model, processor = build(part(tower), part("qwen2"), torch.float32, pixel_shuffle=2)
@@ -260,6 +271,14 @@ def test_class_and_register_tokens_are_dropped_and_a_shuffle_puts_patches_side_b
             assert torch.equal(read[0][0, 2 * row + column].view(16, 4).T, square), tower
 
 
+@torch.no_grad()
+def test_a_model_in_bfloat16_is_the_same_once_loaded(part, tmp_path):
+    model, _ = build(part("siglip"), part("qwen2"))
+    model.save_pretrained(tmp_path)
+    here, loaded = (one(torch.arange(3, 30)[None]).logits for one in (model, type(model).from_pretrained(tmp_path)))
+    assert here.dtype == loaded.dtype == torch.bfloat16 and torch.equal(here, loaded)
+
+
 def test_a_feature_map_keeps_its_statistics_in_training(part):
     model, _ = build(part("efficientnet"), part("qwen2"), torch.float32)
     norms = [m for m in model.train().modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -272,32 +291,6 @@ def test_pixels_are_padded_to_the_mean_colour_or_squashed(part):
         _, processor = build(part("siglip"), part("qwen2"), torch.float32, image_aspect_ratio=mode)
         pixels = processor(text="<image>", images=wide, return_tensors="pt")["pixel_values"][0]
         assert pixels.shape == (3, 32, 32) and abs(float(pixels[0, 0, 0]) - corner) < 0.01, mode
-
-
-MARKED = CHATML.replace("{{ message['content'] }}", "{% generation %}{{ message['content'] }}{% endgeneration %}")
-
-
-@pytest.mark.parametrize("template", [CHATML, TRIMMED, THINKING, INSTRUCT, MARKED])
-def test_any_template_is_marked_and_renders_as_before(template):
-    made = tokenizer(template)
-    marked, end = template_for(made, "language_model=x")
-    assert end == "<|im_end|>"
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
-    options = {"tokenize": False, "add_generation_prompt": True}
-    plain = template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
-    for some in (turns, turns[:1], [{"role": "system", "content": "s"}, *turns][: 4 if template != INSTRUCT else 0]):
-        if some:
-            old = made.apply_chat_template(some, chat_template=plain, **options)
-            assert made.apply_chat_template(some, chat_template=marked, **options) == old
-    parts = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}]
-    assert "<image>a" in made.apply_chat_template(parts, chat_template=marked, **options)
-    whole = made.apply_chat_template(
-        [*turns, {"role": "assistant", "content": "d e"}], chat_template=marked, tokenize=True, return_dict=True,
-        return_assistant_tokens_mask=True,
-    )  # fmt: skip
-    said = made.decode([i for i, mask in zip(whole["input_ids"], whole["assistant_masks"]) if mask])
-    said = said.replace("<think>\n\n</think>\n\n", "").replace(" <|im_end|>", "<|im_end|>").replace("> d", ">d")
-    assert said.strip() == "b<|im_end|>d e<|im_end|>"
 
 
 def test_default_system_prompt_is_the_same_in_both_runs_and_in_training(part):
@@ -327,6 +320,10 @@ def bad_parts(part, folder):
     transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SMALL)).save_pretrained(folder / "endless")
     tokenizer("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}").save_pretrained(folder / "endless")
     naflex = transformers.Siglip2VisionConfig(**TOWER, num_patches=16, patch_size=8)
+    transformers.ConvNextModel(transformers.ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4)).save_pretrained(
+        folder / "convnext"
+    )
+    transformers.ConvNextImageProcessorPil(size={"shortest_edge": 224}).save_pretrained(folder / "convnext")
     transformers.Siglip2VisionModel(naflex).save_pretrained(folder / "naflex")
     torch.save({"x": Malicious()}, folder / "efficientnet-lite0-evil.pth")
     torch.save({"x": torch.zeros(1)}, folder / "efficientnet-lite0-other.pth")
@@ -335,6 +332,8 @@ def bad_parts(part, folder):
         "phi": ({"--language-model": folder / "phi"}, "the head of a phi is no matrix alone"),
         "gemma2": ({"--language-model": folder / "gemma2"}, "a gemma2 changes its logits after the head"),
         "endless": ({"--language-model": folder / "endless"}, "its chat template"),
+        "convnext": ({"--vision-tower": folder / "convnext"}, "a convnext, a convolutional tower"),
+        "layer": ({"--feature-layer": "9"}, "feature_layer=9 must be in"),
         "naflex": ({"--vision-tower": folder / "naflex"}, "a NaFlex tower"),
         "a language model": ({"--vision-tower": part("qwen2")}, "is a qwen2, which has no image_size"),
         "evil": ({"--vision-tower": folder / "efficientnet-lite0-evil.pth"}, "can't be read as weights alone"),

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from tests.hub.test_push import refused
 from tests.hub.user import BUNDLED
 from tests.imports import PYPROJECT, ROOT
-from vift_hub import card, convert, join, stage
+from vift_hub import card, join, original, stage
 
 INDEX = [{"name": "m", "results": [{"task": {"type": "t"}, "dataset": {"type": "d", "name": "d"},
                                     "metrics": [{"type": "acc", "value": 0.5}]}]}]  # fmt: skip
@@ -222,6 +222,6 @@ def test_a_training_run_keeps_the_card_of_a_person(tmp_path, monkeypatch):
 
 def test_what_push_and_convert_read_beside_their_code_is_in_the_wheel():
     patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
-    for file in (card.TEMPLATE, join.CHAT_TEMPLATE, convert.VICUNA):
+    for file in (card.TEMPLATE, join.CHAT_TEMPLATE, original.VICUNA):
         assert file.parent == Path(card.__file__).parent and any(file.match(pattern) for pattern in patterns), file
     assert card.TEMPLATE.resolve() == ROOT / "model_card.md", "the packaged copy is the file on top"

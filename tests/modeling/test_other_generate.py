@@ -3,6 +3,7 @@
 import functools
 from unittest.mock import patch
 
+import accelerate
 import pytest
 import torch
 import transformers
@@ -167,6 +168,26 @@ def test_a_model_that_breaks_an_assumption_is_refused_and_left_as_it_was(make, r
         attach_fusion(model)
     assert type(model) is kind and model.training is training and not hasattr(model, "fusion_config")
     assert [len(module._forward_hooks) for module in model.modules()] == hooks
+
+
+@pytest.mark.parametrize("where", ["cpu", "disk"])
+def test_an_offloaded_model_is_taken_and_an_empty_one_is_not_run(where, tmp_path):
+    expected = attach_fusion(LLAVA.model(), fusion_beta=0.4, fusion_layers=1.0)
+    inputs = LLAVA.batch(expected)
+    model = LLAVA.model()
+    model = accelerate.cpu_offload(model, "cpu") if where == "cpu" else accelerate.disk_offload(model, tmp_path, "cpu")
+    attach_fusion(model)
+    assert torch.equal(model.generate(**inputs, **GREEDY, **STRONG), expected.generate(**inputs, **GREEDY))
+    with torch.device("meta"):
+        attach_fusion(LLAVA.model())
+
+
+def test_ids_that_were_found_stay_when_the_defaults_change():
+    model = attach_fusion(LLAVA.model(), [7, 8], fusion_beta=0.2)
+    attach_fusion(model, fusion_beta=0.3)
+    assert model.fusion_config.image_wrapper_token_ids == [7, 8] and model.fusion_config.fusion_beta == 0.3
+    attach_fusion(model, [])
+    assert model.fusion_config.image_wrapper_token_ids == []
 
 
 def test_a_model_in_training_with_dropout_is_taken_and_stays_in_training():

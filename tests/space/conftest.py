@@ -1,6 +1,7 @@
 """The Space as a visitor meets it: `python space/app.py` in a process of its own, and a real browser."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -30,7 +31,11 @@ class Server:
         command = [sys.executable, str(slow), str(ROOT / "space" / "app.py"), "--port", str(port)]
         env = {"GRADIO_TEMP_DIR": str(folder / "gradio")} | os.environ
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT,
+                # a shell ignores SIGINT for what it starts in the background, and children inherit that
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )  # fmt: skip
         deadline = time.monotonic() + 300  # seconds; a dozen on a machine with nothing else to do
         while time.monotonic() < deadline and self.process.poll() is None:
             try:

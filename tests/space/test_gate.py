@@ -91,7 +91,7 @@ def test_an_error_behind_the_gate_is_one_line(caplog):
     assert [record.getMessage() for record in caplog.records] == ["/gradio_api/queue/join: 'no function of that name'"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_the_folder_of_a_start_goes_with_it(tmp_path, monkeypatch, how):
     """Also when it was killed: the next start takes it away, and leaves those of others that run."""
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))

@@ -33,6 +33,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset, Features, Image, IterableDataset, List, Value, load_dataset, load_from_disk
 from datasets.data_files import DataFilesList, get_data_patterns
 
@@ -281,13 +282,16 @@ def load_rows(source: str, *, split: str = "train", image_folder: str | Path | N
     state = {"state": file_state([*CODE, *files])}  # what `map` keeps is of this code and of these pictures
     rows = raw.map(convert, with_indices=True, features=features, fn_kwargs=state, desc="rows", **options)
     rows = rows.with_format(None)
-    problems = [(row_id, why) for row_id, why in zip(rows["id"], rows["problem"]) if why is not None]
-    for row_id, why in problems[:20]:
+    fine = rows.data.column("problem").is_null().to_numpy()  # at once: there may be millions
+    bad, count = np.flatnonzero(~fine), len(rows)
+    problems = [(row["id"], row["problem"]) for row in (rows[int(i)] for i in bad[:20])]
+    for row_id, why in problems:
         logger.warning("row %r is left out: %s", row_id, why)
-    if problems:
-        logger.warning("%d of %d rows of %s are left out", len(problems), len(rows), source)
-    rows = rows.select([i for i, why in enumerate(rows["problem"]) if why is None]).remove_columns("problem")
+    if len(bad):
+        logger.warning("%d of %d rows of %s are left out", len(bad), count, source)
+        rows = rows.select(np.flatnonzero(fine))
     if not len(rows):
         raise ValueError(f"source={source!r}: no usable row; the first problem: {problems[0] if problems else 'none'}")
-    rows.info.description = f"{len(rows)} rows, {len(problems)} left out"
+    rows = rows.remove_columns("problem")
+    rows.info.description = f"{len(rows)} rows, {len(bad)} left out"
     return rows

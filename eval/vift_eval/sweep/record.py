@@ -51,6 +51,8 @@ class Record:
         self.answers, self.saved = folder / "answers.jsonl", folder / "sweep.json"
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--output={folder} is a file: name a folder")
+        if self.answers.exists() and not self.saved.exists():
+            raise UserError(f"{self.answers} is of no sweep (no sweep.json beside it): name another folder")
         if self.saved.exists():
             try:
                 before = read_json(self.saved)
@@ -76,7 +78,6 @@ class Record:
     def add(self, model: int, batch: int, setting: int, answers: list) -> None:
         if not self.saved.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.answers.unlink(missing_ok=True)
             write_json(self.saved, self.spec)
         self.lines[model, batch, setting] = answers
         entry = {"model": model, "batch": batch, "setting": setting, "answers": answers}
