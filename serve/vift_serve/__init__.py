@@ -4,7 +4,7 @@ What runs where (`vift_serve.plugin` is the entry point `vllm.general_plugins`, 
 
     requests     settings of a request, refused with a 400; which tokens are written; the salt of the prefix cache
     refusals     what would be silently wrong is refused before the server starts
-    scheduler    the KV cache of one fusion setting is never read under another
+    salts        the KV cache of one fusion setting is never read under another; `scheduler` applies them
     rows         who is in which row of a batch, on vLLM's first model runner; `states`: the same on its second one
     text_run     h(q): the decoder's own layers over the prompts without their images
     fusion       the edit h'(v,q) = alpha * h(v,q) + beta * h(q) at the input of decoder layers (arXiv 2502.11427)

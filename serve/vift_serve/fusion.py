@@ -3,8 +3,8 @@
 Before a decoder runs, its model asks which requests are where (`rows`, `states`), runs their texts (`text_run`) and
 keeps the edits; a pre-hook of each decoder layer applies them. vLLM's layers take `(positions, hidden_states,
 residual)`, the residual stream being the sum of the last two: a written token has all of it in the residual.
-In a compiled decoder the pre-hook is the operator `vllm::vift_fuse`, opaque to the compiler, so that nothing is recorded in
-a graph and a step without fused tokens costs a call.
+In a compiled decoder the pre-hook is the operator `vllm::vift_fuse`, opaque to the compiler: nothing is recorded
+in a graph, and a step without fused tokens costs a call.
 """
 
 import threading
@@ -159,7 +159,9 @@ class Fusion:
             sources = torch.from_numpy(np.concatenate([source for _, source, _ in members])).to(device)
             places = torch.from_numpy(np.concatenate([rows for _, _, rows in members])).to(device)
             strength = [
-                torch.tensor([getattr(own, name) for own, source, _ in members for _ in source], device=device)[:, None]
+                torch.tensor([getattr(own, name) for own, source, _ in members for _ in source], device=device)[
+                    :, None
+                ]
                 for name in ("alpha", "beta")
             ]
             order = torch.arange(len(sources), device=device)
@@ -174,7 +176,9 @@ def _attention(index: int, layer) -> Attention:
     """The paged attention of a decoder layer; a ValueError where it is not what the text run can stand in for."""
     found = [module for module in layer.modules() if isinstance(module, Attention)]
     if len(found) != 1 or type(found[0]).forward is not Attention.forward:
-        raise ValueError(f"decoder layer {index} has {len(found)} attentions of vLLM's common kind: it cannot be fused")
+        raise ValueError(
+            f"decoder layer {index} has {len(found)} attentions of vLLM's common kind: it cannot be fused"
+        )
     own, impl = found[0], found[0].impl
     odd = {
         "sliding_window": own.sliding_window,

@@ -6,6 +6,7 @@ vLLM calls `FusedConfig.verify_and_update_config` while it checks its settings, 
 from importlib.metadata import version
 
 from packaging.version import Version
+from vllm.config import CUDAGraphMode
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from vllm.platforms import current_platform
 
@@ -19,28 +20,24 @@ WORKERS = ("auto", "vllm.v1.worker.gpu_worker.Worker", "vllm.v1.worker.cpu_worke
 def refusals(vllm_config) -> list[str]:
     """Why a server with these settings could answer wrongly: each a clause that names the setting."""
     config, parallel = vllm_config.model_config, vllm_config.parallel_config
-    text = config.hf_config.get_text_config()
+    rope = _rope(config.hf_config.get_text_config())
+    contexts = (parallel.decode_context_parallel_size, parallel.prefill_context_parallel_size)
+    known = current_platform.is_cpu() or current_platform.is_cuda_alike()
+    scheduler = vllm_config.scheduler_config.scheduler_cls
     checks = {
-        "speculative_config: drafted tokens would not be fused": vllm_config.speculative_config is not None,
+        "speculative_config: drafted tokens would not be fused": vllm_config.speculative_config,
         "pipeline_parallel_size: the text run needs all layers in one worker": parallel.pipeline_parallel_size > 1,
-        "context parallelism: a worker must see whole prompts": max(
-            parallel.decode_context_parallel_size, parallel.prefill_context_parallel_size
-        )
-        > 1,
-        "sliding_window: the text run attends to all of its text": bool(config.get_sliding_window()),
+        "context parallelism: a worker must see whole prompts": max(contexts) > 1,
+        "sliding_window: the text run attends to all of its text": config.get_sliding_window(),
         "a mixture of experts: its workers would wait for each other's text runs": config.is_moe,
-        "lora_config: adapters are set for the tokens of a batch, not for its texts": vllm_config.lora_config is not None,
-        "kv_transfer_config: the KV cache of another server is not known to be fused alike": vllm_config.kv_transfer_config
-        is not None,
+        "enable_lora: adapters are set for the tokens of a batch, not for its texts": vllm_config.lora_config,
+        "kv_transfer_config: another server's KV cache may be fused otherwise": vllm_config.kv_transfer_config,
         "enable_prompt_embeds: embeddings without ids cannot be fused": config.enable_prompt_embeds,
-        "ubatching: two halves of a batch would run at once": parallel.use_ubatching,
+        "enable_dbo: two halves of a batch would run at once": parallel.use_ubatching,
         f"worker_cls={parallel.worker_cls!r}: its model runner is not known": parallel.worker_cls not in WORKERS,
-        f"the platform {current_platform.device_name!r}: its model runner is not known": not (
-            current_platform.is_cpu() or current_platform.is_cuda_alike()
-        ),
-        "scheduler_cls: the prefix cache is kept apart by a scheduler of vift_serve": vllm_config.scheduler_config.scheduler_cls
-        is not None,
-        f"rope_type={_rope(text)!r}: positions of a text run would be others": _rope(text) in ("dynamic", "longrope"),
+        f"platform {current_platform.device_name!r}: its model runner is not known": not known,
+        f"scheduler_cls={scheduler!r}: one of vift_serve keeps the prefix cache apart": scheduler is not None,
+        f"rope_type={rope!r}: positions in the text run would be others": rope in ("dynamic", "longrope"),
     }
     return [reason for reason, wrong in checks.items() if wrong]
 
@@ -67,6 +64,12 @@ class FusedConfig(VerifyAndUpdateConfig):
         else:
             kind = FusionRows
         config.logits_processors = [*(config.logits_processors or ()), rows_class(kind, config.hf_config)]
+        if current_platform.is_cuda_alike() and not config.enforce_eager:
+            # whole graphs would be replayed without asking which tokens are fused; pieces end at our operator
+            compilation = vllm_config.compilation_config
+            compilation.cudagraph_mode = CUDAGraphMode.PIECEWISE
+            compilation.splitting_ops = [*compilation._attention_ops, "vllm::vift_fuse"]
+        vllm_config.additional_config |= {"vift_serve": "fused"}  # graphs compiled without fusion are others
         vllm_config.scheduler_config.scheduler_cls = "vift_serve.scheduler.salted_scheduler"
 
 

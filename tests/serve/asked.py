@@ -1,6 +1,6 @@
 """Questions about pictures for the bundled model, what `generate()` answers, and the same asked of a vLLM engine.
 
-    python -m tests.serve.asked < job.json > answers.json     # an engine of its own process, as `in_engine` starts it
+python -m tests.serve.asked < job.json > answers.json     # an engine of its own process, as `in_engine` starts it
 """
 
 import json
@@ -20,6 +20,7 @@ from vift_microworld.scenes import render, sample_scenes
 
 ROOT = Path(__file__).parents[2]
 MICRO = ROOT / "checkpoints" / "vift-micro"
+UNSALTED = "VIFT_TEST_UNSALTED"  # an engine whose prefix cache knows nothing of fusion
 TOKENS, TOP = 16, 5  # of an answer; whose first log-probabilities are compared
 SETTINGS = {
     "unfused": {"fusion": False},
@@ -56,12 +57,12 @@ def chat(question: str, *more: str, image: bool = True) -> list[dict]:
 
 @cache
 def reference():
-    from transformers import AutoProcessor
+    from transformers import LlavaProcessor
 
     from modeling_vift import VIFTForConditionalGeneration
 
     model = VIFTForConditionalGeneration.from_pretrained(MICRO, dtype=torch.float32).eval()
-    return model, AutoProcessor.from_pretrained(MICRO)
+    return model, LlavaProcessor.from_pretrained(MICRO)
 
 
 @torch.no_grad()
@@ -76,8 +77,14 @@ def generated(job: list[dict]) -> list[dict]:
         texts = [text_of(processor, job[place]) for place in places]
         images = [pictures(job[place]["picture"] + 1)[-1][0] for place in places] if has_image else None
         inputs = processor(text=texts, images=images, return_tensors="pt", padding=True)
-        options = {"do_sample": False, "max_new_tokens": TOKENS, "output_scores": True, "return_dict_in_generate": True}
-        output = model.generate(**inputs, **options, **job[places[0]]["settings"])
+        options = {
+            "do_sample": False,
+            "max_new_tokens": TOKENS,
+            "output_scores": True,
+            "return_dict_in_generate": True,
+        }
+        settings = job[places[0]]["settings"]
+        output = model.generate(**inputs, **options, **settings, return_dict_in_generate=True)
         rows = output.sequences[:, inputs["input_ids"].shape[1] :].tolist()
         first = output.scores[0].float().log_softmax(-1).tolist()
         end = model.generation_config.eos_token_id
@@ -91,9 +98,13 @@ def text_of(processor, one: dict) -> str:
     return processor.apply_chat_template(one["messages"], add_generation_prompt=True, tokenize=False)
 
 
-def in_engine(waves: list[list[dict]], seconds: int = 600, env: dict | None = None, **engine) -> tuple[list[list[dict]], dict]:
-    """The same of a vLLM engine, the jobs of a wave at once (ids, and log-probabilities of the first token's best); and
-    what the engine counted (`num_preemptions`, `prefix_cache_hits`)."""
+def in_engine(waves: list[list[dict]], seconds: int = 600, env: dict | None = None, **engine):
+    """
+    The same of a vLLM engine, the jobs of a wave at once.
+
+    Returns (answers of each wave, with log-probabilities of the first token's best, and what the engine counted:
+    `num_preemptions`, `prefix_cache_hits`).
+    """
     with tempfile.TemporaryDirectory() as folder:
         job, output = Path(folder, "job.json"), Path(folder, "answers.json")
         job.write_text(json.dumps({"waves": waves, "engine": engine}))
@@ -114,15 +125,21 @@ def engine_environment() -> dict:
 def start_engine(**engine):
     from vllm import LLM
 
-    defaults = {"dtype": "float32", "enforce_eager": True, "max_model_len": 256, "max_num_seqs": 16, "disable_log_stats": False}
+    defaults = {
+        "dtype": "float32",
+        "enforce_eager": True,
+        "max_model_len": 256,
+        "max_num_seqs": 16,
+        "disable_log_stats": False,
+    }
     return LLM(**{"model": str(MICRO)} | defaults | engine)
 
 
 def ask(llm, jobs: list[dict]) -> list[dict]:
-    from transformers import AutoProcessor
+    from transformers import LlavaProcessor
     from vllm import SamplingParams
 
-    processor, prompts, params = AutoProcessor.from_pretrained(MICRO), [], []
+    processor, prompts, params = LlavaProcessor.from_pretrained(MICRO), [], []
     for one in jobs:
         text = text_of(processor, one)
         image = {"multi_modal_data": {"image": pictures(one["picture"] + 1)[-1][0]}} if "<image>" in text else {}
@@ -146,6 +163,10 @@ def difference(job: list[dict], answers: list[dict]) -> tuple[int, float]:
 
 def main():
     job = json.loads(Path(sys.argv[1]).read_text())
+    if os.environ.get(UNSALTED):
+        from vift_serve import scheduler
+
+        scheduler.salt_request = lambda *args: None
     llm = start_engine(**job["engine"])
     answers = [ask(llm, wave) for wave in job["waves"]]
     counted = {metric.name.removeprefix("vllm:"): getattr(metric, "value", None) for metric in llm.get_metrics()}
