@@ -17,7 +17,7 @@ from vllm.model_executor.models.llava import (
 )
 from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
-from vllm.model_executor.models.utils import AutoWeightsLoader, init_vllm_registered_model, maybe_prefix
+from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, init_vllm_registered_model, maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.parse import ImageSize
 
@@ -97,7 +97,13 @@ class VIFTForConditionalGeneration(Fused, VIFTModel):
 
 
 class FusedLlavaForConditionalGeneration(Fused, LlavaForConditionalGeneration):
-    pass
+    # transformers >=5.19 saves towers without the level that vLLM 0.32 looks for
+    hf_to_vllm_mapper = LlavaForConditionalGeneration.hf_to_vllm_mapper | WeightsMapper(
+        orig_to_new_prefix={
+            f"vision_tower.{part}.": f"vision_tower.vision_model.{part}."
+            for part in ("embeddings", "encoder", "pre_layrnorm", "post_layernorm")
+        }
+    )
 
 
 class FusedQwen2_5_VLForConditionalGeneration(Fused, Qwen2_5_VLForConditionalGeneration):

@@ -1,5 +1,6 @@
 """Settings, salts, places and the text run of the plug-in for vLLM: what needs no vLLM."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,12 +8,13 @@ import pytest
 import torch
 
 from modeling_vift import VIFTConfig
-from tests.serve.asked import OTHERS, SETTINGS
+from studies.benchmarks.asking import OTHERS, SETTINGS
 from vift_serve.requests import RequestFusion
 from vift_serve.salts import OwnAnswer, salt_request
 from vift_serve.text_run import Text, run_texts
 
 IMAGE = 3
+SEEDS = itertools.count()
 SPANS = ("all", "after_image", "reference")
 
 
@@ -194,7 +196,7 @@ class StubLayer:
     """(positions, hidden_states, residual) -> the same two, as vLLM's layers; positions matter."""
 
     def __init__(self, attention):
-        make = torch.Generator().manual_seed(id(attention) % 97)
+        make = torch.Generator().manual_seed(next(SEEDS))
         self.project = torch.randn(32, 32 + 16 + 16, generator=make, dtype=torch.float64) / 6
         self.attention = attention
 

@@ -30,6 +30,7 @@ from vift_layers import interventions
 
 from ..engine import FUSION_KEYS, Answer, Engine, Request
 from ..models import load_model
+from ..vllm_engine import VLLMEngine
 from .record import new_record, note, with_record
 
 MAX_ROUNDS = 32
@@ -53,6 +54,7 @@ class VIFT(lmms):
     Args:
         pretrained: folder or Hub id of a VIFT checkpoint.
         revision: commit, tag or branch on the Hub.
+        engine: "transformers", or "vllm" with the plug-in of docs/serving.md (answers only, no interventions).
         dtype: "auto" (float32 on the CPU, else the weights' own), "float32", "bfloat16" or "float16".
         device: "cuda", "cuda:1", "cpu", ...; the GPU of this rank, or the CPU, when None.
         batch_size: requests per batch.
@@ -72,6 +74,7 @@ class VIFT(lmms):
         self,
         pretrained: str,
         revision: str | None = None,
+        engine: str = "transformers",
         dtype: str = "auto",
         device: str | None = None,
         batch_size: int | str = 1,
@@ -107,16 +110,27 @@ class VIFT(lmms):
             raise ValueError(f"device={device} is not here ({str(error).splitlines()[0]})") from error
         if dtype == "auto" and self.device.type == "cpu":
             dtype = "float32"
-        with PartialState().local_main_process_first():  # the ranks of a machine share the cache of remote code
-            model, processor = load_model(str(pretrained), revision, dtype, argument="pretrained")
-        for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
-            if value is None:
-                continue
-            if not hasattr(processor.image_processor, name):
-                size = processor.image_processor.size
-                raise ValueError(f"{name}={value}: this image processor has none, it resizes every image to {size}")
-            setattr(processor.image_processor, name, value)
-        self.engine = Engine(model.to(self.device), processor, max_new_tokens)
+        own = {"min_pixels": min_pixels, "max_pixels": max_pixels, "knock_out": knock_out, "skip": skip}
+        if engine == "vllm":
+            if given := [name for name, value in own.items() if value is not None]:
+                raise ValueError(f"{given[0]}={own[given[0]]} needs engine=transformers")
+            if world > 1:
+                raise ValueError(f"engine=vllm in {world} processes: start one, vLLM spreads the work by itself")
+            self.engine = VLLMEngine(str(pretrained), revision, dtype, max_new_tokens)
+        elif engine == "transformers":
+            with PartialState().local_main_process_first():  # the ranks of a machine share the cache of remote code
+                model, processor = load_model(str(pretrained), revision, dtype, argument="pretrained")
+            for name in ("min_pixels", "max_pixels"):
+                if own[name] is None:
+                    continue
+                if not hasattr(processor.image_processor, name):
+                    size = processor.image_processor.size
+                    why = f"this image processor has none, it resizes every image to {size}"
+                    raise ValueError(f"{name}={own[name]}: {why}")
+                setattr(processor.image_processor, name, own[name])
+            self.engine = Engine(model.to(self.device), processor, max_new_tokens)
+        else:
+            raise ValueError(f"engine={engine!r} must be 'transformers' or 'vllm'")
         self.fusion, self.batch_size, self.on_error = fusion, int(batch_size), on_error
         self._warned: list[list[str]] = []
         self.system_prompt = self._resolve_system_prompt(system_prompt)
@@ -127,7 +141,7 @@ class VIFT(lmms):
         # lmms-eval ends in a barrier and leaves its group open. A thread of gloo that still holds the barrier's tensor
         # while Python shuts down aborts the process (torch 2.13).
         atexit.register(PartialState().destroy_process_group)
-        self.record = new_record(str(pretrained), revision, model) | {"interventions": self.interventions}
+        self.record = new_record(str(pretrained), revision, self.engine.model) | {"interventions": self.interventions}
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None):

@@ -18,7 +18,7 @@ from PIL import Image
 from vift_microworld.questions import ask_any
 from vift_microworld.scenes import render, sample_scenes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 MICRO = ROOT / "checkpoints" / "vift-micro"
 UNSALTED = "VIFT_TEST_UNSALTED"  # an engine whose prefix cache knows nothing of fusion
 TOKENS, TOP = 16, 5  # of an answer; whose first log-probabilities are compared
@@ -72,17 +72,12 @@ def generated(job: list[dict]) -> list[dict]:
     processor.tokenizer.padding_side = "left"
     groups, answers = {}, {}
     for place, one in enumerate(job):
-        groups.setdefault((json.dumps(one["settings"]), "image" in json.dumps(one["messages"])), []).append(place)
+        groups.setdefault((json.dumps(one["settings"]), '"image"' in json.dumps(one["messages"])), []).append(place)
     for (_, has_image), places in groups.items():
         texts = [text_of(processor, job[place]) for place in places]
         images = [pictures(job[place]["picture"] + 1)[-1][0] for place in places] if has_image else None
         inputs = processor(text=texts, images=images, return_tensors="pt", padding=True)
-        options = {
-            "do_sample": False,
-            "max_new_tokens": TOKENS,
-            "output_scores": True,
-            "return_dict_in_generate": True,
-        }
+        options = {"do_sample": False, "max_new_tokens": TOKENS, "output_scores": True}
         settings = job[places[0]]["settings"]
         output = model.generate(**inputs, **options, **settings, return_dict_in_generate=True)
         rows = output.sequences[:, inputs["input_ids"].shape[1] :].tolist()
@@ -108,7 +103,7 @@ def in_engine(waves: list[list[dict]], seconds: int = 600, env: dict | None = No
     with tempfile.TemporaryDirectory() as folder:
         job, output = Path(folder, "job.json"), Path(folder, "answers.json")
         job.write_text(json.dumps({"waves": waves, "engine": engine}))
-        command = [sys.executable, "-m", "tests.serve.asked", str(job), str(output)]
+        command = [sys.executable, __file__, str(job), str(output)]
         process = subprocess.run(
             command, cwd=ROOT, env=engine_environment() | (env or {}), capture_output=True, text=True, timeout=seconds
         )
