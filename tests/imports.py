@@ -14,6 +14,7 @@ ROOMS = {
     "vift_hub": "hub/vift_hub",
     "vift_train": "train/vift_train",
     "vift_eval": "eval/vift_eval",
+    "vift_serve": "serve/vift_serve",
     "vift_studies": "studies",
     "space": "space",
 }

@@ -16,11 +16,13 @@ EXTRAS = {  # None: installed always
     "vift_layers": "microworld",
     "vift_train": "train",
     "vift_eval": "eval",
+    "vift_serve": "vllm",
     "vift_studies": "studies",
     "space": "space",
 }
 # what studies/benchmarks compares with; it stands in an environment of its own, as the benchmark's docstring says
-COMPARED = {"ckatorch", "dadapy", "efficientnet_lite_pytorch", "repeng", "skdim"}
+# (docs/serving.md says the same of vLLM, whose pin of transformers excludes ours)
+COMPARED = {"vllm", "ckatorch", "dadapy", "efficientnet_lite_pytorch", "repeng", "skdim"}
 # what these commands import must come with less than their room's extra
 COMMANDS = {"vift-demo": "microworld", "vift-analyze": "microworld", "vift-calibrate": "microworld"}
 

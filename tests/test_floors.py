@@ -13,7 +13,7 @@ from tests.imports import PYPROJECT, ROOMS, ROOT, imports_of, read_modules
 FLOORS = (
     ("modeling_vift", "vift_microworld", "vift_pictures", "vift_layers"),
     ("vift_hub",),
-    ("vift_train", "vift_eval"),
+    ("vift_train", "vift_eval", "vift_serve"),
     ("vift_studies", "space"),
 )
 LONGEST_FILE, MOST_LINES_OF_THE_MODEL = 400, 1300  # lines
@@ -115,6 +115,7 @@ def test_a_house_in_order_passes(house):
         ("vift_pictures", "import vift_microworld", "vift_microworld"),
         ("vift_hub", "import vift_train.a as one", "vift_train.a"),
         ("vift_train", "if False:\n    import vift_eval", "vift_eval"),
+        ("vift_serve", "import vift_eval.a", "vift_eval.a"),
         ("vift_eval", "try:\n    import vift_train\nexcept ImportError:\n    pass", "vift_train"),
         ("vift_eval", "import importlib\n\nimportlib.import_module('vift_studies.a')", "vift_studies.a"),
         ("vift_studies", "from space.a import value", "space.a"),
