@@ -14,13 +14,16 @@ from .requests import RequestFusion
 from .rows import FusionRows, rows_class
 
 VLLM = ("0.32", "0.33")  # from, below: interfaces that vLLM does not promise are used
+# whose decoders in vLLM are embeddings, layers of (positions, hidden_states, residual), norm, and nothing between them
+DECODERS = ("llama", "mistral", "qwen2", "qwen3", "qwen2_5_vl_text", "qwen3_vl_text")
 WORKERS = ("auto", "vllm.v1.worker.gpu_worker.Worker", "vllm.v1.worker.cpu_worker.CPUWorker")
 
 
 def refusals(vllm_config) -> list[str]:
     """Why a server with these settings could answer wrongly: each a clause that names the setting."""
     config, parallel = vllm_config.model_config, vllm_config.parallel_config
-    rope = _rope(config.hf_config.get_text_config())
+    text = config.hf_config.get_text_config()
+    kind, rope = text.model_type, _rope(text)
     contexts = (parallel.decode_context_parallel_size, parallel.prefill_context_parallel_size)
     known = current_platform.is_cpu() or current_platform.is_cuda_alike()
     scheduler = vllm_config.scheduler_config.scheduler_cls
@@ -34,6 +37,7 @@ def refusals(vllm_config) -> list[str]:
         "kv_transfer_config: another server's KV cache may be fused otherwise": vllm_config.kv_transfer_config,
         "enable_prompt_embeds: embeddings without ids cannot be fused": config.enable_prompt_embeds,
         "enable_dbo: two halves of a batch would run at once": parallel.use_ubatching,
+        f"model_type={kind!r} of text_config: known are {', '.join(DECODERS)}": kind not in DECODERS,
         f"worker_cls={parallel.worker_cls!r}: its model runner is not known": parallel.worker_cls not in WORKERS,
         f"platform {current_platform.device_name!r}: its model runner is not known": not known,
         f"scheduler_cls={scheduler!r}: one of vift_serve keeps the prefix cache apart": scheduler is not None,

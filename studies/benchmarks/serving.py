@@ -8,13 +8,13 @@ Parts, each written when it is done and left out of a later run (`--again` to re
     answers     64 questions of the micro world under five settings in one batch: how many of the 320 answers have the
                 ids of `generate()`, and the largest difference of a first token's log-probability
     throughput  prompts a CPU second, one thread, on a model with random weights (39 M parameters, 196 image tokens, 32
-                of text, 16 of an answer): vLLM's own LLaVA; the same weights as a VIFT with the plug-in, unfused and
-                with the top half fused; transformers' `generate()` in a batch, unfused and fused. Asked in turn
+                of text, 16 of an answer): vLLM's own LLaVA; the same with the plug-in, unfused; the same weights as a
+                VIFT, unfused and with the top half fused; transformers' `generate()` in a batch. Asked in turn
     load        64 clients over HTTP on loopback for two minutes, one in two leaves midway, one in ten asks for what
                 cannot be: answers that were lost or differ from the quiet server's, memory before, halfway and after
 
-`fused_over_flops`: fused over unfused throughput with the plug-in, over what matrix FLOPs allow, 1 / (1 + share), with
-the text run's share of a request's other work. `plugin_over_plain`: unfused with the plug-in over vLLM's own LLaVA.
+`fused_over_flops`: fused over unfused throughput of the VIFT in vLLM, over what matrix FLOPs allow, 1 / (1 + share),
+with the text run's share of a request's other work. `plugin_over_plain`: vLLM's LLaVA unfused, with over without it.
 """
 
 import argparse
@@ -142,12 +142,14 @@ def prompts(round_: int) -> list[dict]:
 
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-WAYS = {  # way -> (server, settings)
+HALF = {"alpha": 1.0, "beta": 0.1, "fusion_layers": 0.5}
+WAYS = {  # way -> (engine, settings)
     "plain": ("llava", None),
-    "plugin": ("vift", {"fusion": False}),
-    "fused": ("vift", {"alpha": 1.0, "beta": 0.1, "fusion_layers": 0.5}),
+    "plugin": ("fused llava", {"fusion": False}),
+    "vift": ("vift", {"fusion": False}),
+    "vift fused": ("vift", HALF),
     "transformers": ("transformers", {"fusion": False}),
-    "transformers fused": ("transformers", {"alpha": 1.0, "beta": 0.1, "fusion_layers": 0.5}),
+    "transformers fused": ("transformers", HALF),
 }
 
 
@@ -166,10 +168,15 @@ def worker(folder: str, name: str) -> None:
     else:
         from vllm import LLM, SamplingParams
 
-        llm = LLM(
-            str(Path(folder, name)), dtype="float32", enforce_eager=True, max_model_len=512, max_num_seqs=PROMPTS,
-            max_num_batched_tokens=8192, seed=0,
-        )  # fmt: skip
+        options = {
+            "max_model_len": 512,
+            "max_num_seqs": PROMPTS,
+            "max_num_batched_tokens": 8192,
+            "enforce_eager": True,
+        }
+        if name == "fused llava":
+            options["hf_overrides"] = {"architectures": ["FusedLlavaForConditionalGeneration"]}
+        llm = LLM(str(Path(folder, name.split()[-1])), dtype="float32", **options)
 
         def run(settings, made):
             params = SamplingParams(temperature=0, max_tokens=ANSWER, ignore_eos=True, extra_args=settings)
@@ -201,7 +208,7 @@ def throughput() -> dict:
                 for way in order:
                     server, settings = WAYS[way]
                     # prompts of its own, the same for the two models of a comparison
-                    engines[server].stdin.write(json.dumps([settings, 10 * round_ + (way == "fused")]) + "\n")
+                    engines[server].stdin.write(json.dumps([settings, 10 * round_ + (way == "vift fused")]) + "\n")
                     engines[server].stdin.flush()
                     took = float(_line(engines[server], "took").split()[1])
                     if round_:  # the first warms up
@@ -224,11 +231,11 @@ def throughput() -> dict:
         "rounds": ROUNDS,
         "prompts_a_cpu_second": {way: round(PROMPTS / statistics.median(took), 3) for way, took in seconds.items()},
         "cpu_seconds": {way: [round(one, 3) for one in took] for way, took in seconds.items()},
-        "fused_over_unfused": over("fused", "plugin"),
+        "fused_over_unfused": over("vift fused", "vift"),
         "flops_allow": round(allowed, 4),
-        "fused_over_flops": round(over("fused", "plugin") / allowed, 4),
+        "fused_over_flops": round(over("vift fused", "vift") / allowed, 4),
         "plugin_over_plain": over("plugin", "plain"),
-        "fused_over_transformers_fused": over("fused", "transformers fused"),
+        "vift_over_transformers_both_fused": over("vift fused", "transformers fused"),
     }
 
 
