@@ -1,0 +1,55 @@
+"""`python -m vift_serve`: which server it starts, and the line that asks it."""
+
+import importlib.util
+import json
+import os
+import shlex
+import sys
+
+import pytest
+
+from vift_serve import __main__ as command
+
+
+def test_the_printed_line_is_a_request():
+    words = shlex.split(
+        command.curl("some/model", "0.0.0.0", 8123, vllm=True).replace("$(base64 -w0 picture.png)", "AAAA")
+    )
+    body = json.loads(words[words.index("-d") + 1])
+    assert words[:2] == ["curl", "http://127.0.0.1:8123/v1/chat/completions"] and body["model"] == "some/model"
+    assert body["vllm_xargs"] == {"alpha": 1.0, "beta": 0.1}
+    assert "vllm_xargs" not in command.curl("some/model", "::", 1, vllm=False)
+
+
+def test_without_vllm_it_is_transformers_server(monkeypatch, capsys):
+    started = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(os, "execv", lambda path, argv: started.append(argv) or sys.exit(0))
+    with pytest.raises(SystemExit):
+        command.main(["some/model", "--port", "8123", "--device", "cpu"])
+    assert started[0][1:] == [
+        *("serve", "some/model", "--trust-remote-code", "--host", "127.0.0.1", "--port", "8123", "--device", "cpu")
+    ]
+    shown = capsys.readouterr().out
+    assert "curl http://127.0.0.1:8123/" in shown and "vLLM is not installed" in shown
+
+
+@pytest.mark.parametrize(
+    "plugins, named", [("other", "VLLM_PLUGINS='other' leaves 'vift' out"), (None, "vLLM does not know vift_serve")]
+)
+def test_a_server_that_would_not_fuse_does_not_start(monkeypatch, capsys, plugins, named):
+    from types import SimpleNamespace
+
+    known = [SimpleNamespace(value="vift_serve.plugin:register")] if plugins else []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(command, "entry_points", lambda group: known)
+    monkeypatch.setenv("VLLM_PLUGINS", plugins or "vift")
+    with pytest.raises(SystemExit) as end:
+        command.main(["some/model"])
+    assert end.value.code == 2 and named in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_model_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main([str(tmp_path)])
+    assert end.value.code == 2 and "the folder has no config.json" in capsys.readouterr().err
