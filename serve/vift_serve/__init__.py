@@ -8,6 +8,7 @@ What runs where (`vift_serve.plugin` is the entry point `vllm.general_plugins`, 
     rows         who is in which row of a batch, on vLLM's first model runner; `states`: the same on its second one
     text_run     h(q): the decoder's own layers over the prompts without their images
     fusion       the edit h'(v,q) = alpha * h(v,q) + beta * h(q) at the input of decoder layers (arXiv 2502.11427)
+    http         settings in the wrong place of a request are refused
     model        VIFT for vLLM, and vLLM's own LLaVA, Qwen2.5-VL and Qwen3-VL with fusion
 
 Importing this imports no vLLM.

@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"VLLM_PLUGINS={allowed!r} leaves 'vift' out: nothing would be fused")
     from vllm.entrypoints.launchers.api_server.entry import main as serve
 
-    sys.argv = ["vift_serve", "--model", args.model, "--served-model-name", name, *where, *options]
+    middleware = ["--middleware", "vift_serve.http.MisplacedSettings"]
+    sys.argv = ["vift_serve", "--model", args.model, "--served-model-name", name, *middleware, *where, *options]
     serve()
 
 

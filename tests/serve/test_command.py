@@ -1,5 +1,6 @@
 """`python -m vift_serve`: which server it starts, and the line that asks it."""
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from vift_serve import __main__ as command
+from vift_serve.http import MisplacedSettings
 
 
 def test_the_printed_line_is_a_request():
@@ -53,3 +55,32 @@ def test_a_folder_that_is_no_model_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         command.main([str(tmp_path)])
     assert end.value.code == 2 and "the folder has no config.json" in capsys.readouterr().err
+
+
+def answered(body: bytes, path="/v1/chat/completions"):
+    """(what the app behind the middleware read, what was sent in its place)."""
+    parts = [{"type": "http.request", "body": body[:9], "more_body": True}, {"type": "http.request", "body": body[9:]}]
+    read, sent = [], []
+
+    async def receive():
+        return parts.pop(0) if parts else {"type": "http.disconnect"}
+
+    async def app(scope, receive, send):
+        while (message := await receive())["type"] == "http.request":
+            read.append(message["body"])
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": path}
+    asyncio.run(MisplacedSettings(app)(scope, receive, send))
+    return b"".join(read), sent
+
+
+def test_settings_beside_the_messages_are_refused():
+    for name in ("fusion", "beta", "fusion_layers"):
+        read, sent = answered(json.dumps({"messages": [], name: 0.1}).encode())
+        assert read == b"" and sent[0]["status"] == 400 and f"{name!r} stands beside" in sent[1]["body"].decode()
+    for body in (b'{"messages": [], "vllm_xargs": {"beta": 0.1}}', b"not JSON", b"[1, 2, 3, 4, 5]"):
+        assert answered(body) == (body, [])
+    assert answered(b'{"beta": 0.1, "a": 1}', "/metrics") == (b'{"beta": 0.1, "a": 1}', [])
