@@ -62,6 +62,11 @@ def test_a_compiled_decoder(turns):
     check(turns[:2], answers)
 
 
+def test_two_tensor_parallel_workers(turns):
+    answers, _ = in_engine(turns[:1], env={"VLLM_CPU_OMP_THREADS_BIND": "0|1"}, tensor_parallel_size=2)
+    check(turns[:1], answers)
+
+
 def test_without_salts_answers_would_differ(turns):
     """The tests above would see it."""
     answers, counted = in_engine(turns[1:2] * 2, block_size=32, env={UNSALTED: "1"})
