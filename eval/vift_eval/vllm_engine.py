@@ -61,6 +61,7 @@ class VLLMEngine(Engine):
     def generate(self, inputs, request: Request) -> list[Answer]:
         from vllm import SamplingParams
 
+        self.settings(request)  # a bad fusion argument is a ValueError, as without vLLM
         given = {name: value for name, value in request.generation.items() if NEUTRAL.get(name) != value}
         if unknown := [name for name in given if name in NEUTRAL]:
             raise ValueError(f"{unknown[0]}={given[unknown[0]]}: vLLM has none; drop engine=vllm or {unknown[0]}")
