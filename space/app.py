@@ -217,7 +217,7 @@ def build(engine: Engine) -> gr.Blocks:
 def launch(engine: Engine, **options):
     """Serves the page; `options` of `gr.Blocks.launch`. Returns what it returns: app, local and shared address."""
     demo = build(engine).queue()
-    gate = Middleware(Gate, demo=demo, slots=engine.slots, folder=os.environ["GRADIO_TEMP_DIR"])
+    gate = Middleware(Gate, demo=demo, folder=os.environ["GRADIO_TEMP_DIR"])
     return demo.launch(
         share=False,
         css=views.CSS,
