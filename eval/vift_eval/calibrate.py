@@ -15,8 +15,9 @@ log-likelihood per token:
 
 The grid: bands x doses at alpha = 1, then other alphas at the best of them; replacing the text tokens' states at the
 input of one layer (alpha = 0, beta = 1); the best of all without the text run's first token, if that is an attention
-sink; and no fusion. It answers the question that arXiv 2502.11427 leaves open, how the coefficients can be set
-automatically. Shapes: B prompts, S prompt tokens, A answer tokens.
+sink; and no fusion. `bands="lens"` (`--lens`) tries one band only, that of the logit-lens rule (`vift_layers.lens`)
+with `a` as the answers: as many fused runs as there are doses. It answers the question that arXiv 2502.11427 leaves
+open, how the coefficients can be set automatically. Shapes: B prompts, S prompt tokens, A answer tokens.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from pathlib import Path
 import torch
 
 from modeling_vift import resolve_fusion
+from vift_layers.lens import lens_band, lens_profile
 
 from .answers.generate import prompts_of
 from .cli import OneLineParser, UserError, run
@@ -61,6 +63,21 @@ def sink_of(model, input_ids, attention_mask, layers) -> float:
     return max(float(of_layer[first].median() / of_layer[~first].median()) for of_layer in lengths)
 
 
+def candidates_of(model, bands, doses) -> list[tuple]:
+    """(band, dose) of each, where beta = dose / layers is at most 2.
+
+    Raises:
+        ValueError: none is.
+    """
+    candidates = []
+    for band in (bands := list(bands)):
+        count = len(resolve_fusion(model.config, True, fusion_layers=band, beta=0.0).layers)
+        candidates += [(band, dose) for dose in doses if abs(dose) <= 2 * count]
+    if not candidates:
+        raise ValueError(f"bands={bands} and doses={list(doses)} hold no candidate with beta = dose / layers up to 2")
+    return candidates
+
+
 @torch.no_grad()
 def calibrate(
     model,
@@ -84,15 +101,16 @@ def calibrate(
         images (list of pictures), questions (list of `str`): one of each per prompt; 32 to 64 are enough. No answers.
         caption_query (`str`): asks the model for a caption.
         read_back (`str` or callable): the prompt made of `caption` and `question`, a format or a function of the two.
-        bands (*optional*): candidates for `fusion_layers`; `default_bands` when None (and then `replacements` too).
+        bands (*optional*): candidates for `fusion_layers`; `default_bands` when None (and then `replacements` too);
+            "lens" for the band of the logit-lens rule.
         doses, alphas: candidates; alpha = 1 is always tried.
         caption_tokens, answer_tokens (`int`): most tokens of a caption, and of an answer that are compared.
         store (`bool`): write the choice into `model.config` (saved by `save_pretrained`).
 
     Returns:
         `{"fusion_alpha", "fusion_dose", "fusion_layers", "fusion_skip_first", "score", "unfused_score", "sink",
-        "answers", "table"}`; scores are log-likelihoods per token, `sink` is `sink_of` the layers chosen. If nothing
-        beats no fusion the dose is 0 and fusion is off.
+        "answers", "table"}`; scores are log-likelihoods per token, `sink` is `sink_of` the layers chosen, "lens" (with
+        `bands="lens"`) is `lens_profile`. If nothing beats no fusion the dose is 0 and fusion is off.
 
     Raises:
         ValueError: no prompts, not one image per question, or a candidate out of range.
@@ -102,13 +120,8 @@ def calibrate(
         raise ValueError(f"calibrate needs one image per question: {len(images)} images, {len(questions)} questions")
     num_layers = model.config.get_text_config().num_hidden_layers
     replaced = replacements(num_layers) if bands is None else []
-    bands = default_bands(num_layers) if bands is None else list(bands)
-    candidates = []
-    for band in bands:
-        count = len(resolve_fusion(model.config, True, fusion_layers=band, beta=0.0).layers)
-        candidates += [(band, dose) for dose in doses if abs(dose) <= 2 * count]  # beta is at most 2
-    if not candidates:
-        raise ValueError(f"bands={bands} and doses={list(doses)} hold no candidate with beta = dose / layers up to 2")
+    bands = default_bands(num_layers) if bands is None else bands
+    candidates = [] if bands == "lens" else candidates_of(model, bands, doses)
     template = read_back
     if not callable(read_back):
 
@@ -143,6 +156,10 @@ def calibrate(
     def best_of(table: list[dict]) -> dict:
         return max(table, key=lambda row: row["score"])
 
+    seen = {}
+    if bands == "lens":
+        seen = {"lens": lens_profile(model, batches)}
+        candidates = candidates_of(model, [lens_band(seen["lens"])], doses)
     unfused = score({"fusion": False})
     table = scored([{"fusion_layers": band, "dose": dose, "alpha": 1.0} for band, dose in candidates])
     at_best = {name: best_of(table)[name] for name in ("fusion_layers", "dose")}
@@ -165,7 +182,7 @@ def calibrate(
         model.config.fusion_beta = None  # the dose says it
         model.config.fusion_enabled = best["dose"] != 0.0
     scores = {"score": best["score"], "unfused_score": unfused, "sink": sink}
-    return chosen | scores | {"answers": answers, "table": table}
+    return chosen | scores | seen | {"answers": answers, "table": table}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -173,6 +190,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default=str(BUNDLED), help="folder or Hub id of a VIFT model")
     parser.add_argument("--prompts", type=Path, help='JSON lines {"image", "question"}')
     parser.add_argument("--n", type=int, default=64, help="use so many prompts (default 64)")
+    parser.add_argument("--lens", action="store_true", help="only the layers of the logit-lens rule: much quicker")
     parser.add_argument("--caption-query", help="how to ask this model for a caption")
     parser.add_argument("--output", type=Path, help="folder for a copy of the model with the choice in its config")
     return parser
@@ -207,6 +225,8 @@ def calibrate_model(args: argparse.Namespace) -> None:
         options = {"caption_query": language.DETAILED_QUERIES[0], "caption_tokens": 48, "read_back": read_back}
     if args.caption_query:
         options["caption_query"] = args.caption_query
+    if args.lens:
+        options["bands"] = "lens"
     model, processor = load_model(args.model)
     result = calibrate(model, processor, images, questions, **options)
     print(f"{len(questions)} prompts, log-likelihood per token of the answers read from the model's own captions:")
@@ -216,6 +236,8 @@ def calibrate_model(args: argparse.Namespace) -> None:
             f"  layers {row['fusion_layers']}, dose {row['dose']}, alpha {row['alpha']}{skipped}: {row['score']:.3f}"
         )
     print(f"  without fusion: {result['unfused_score']:.3f}")
+    if args.lens:
+        print(f"logit lens, entering each layer and at the end: {' '.join(map('{:.2f}'.format, result['lens']))}")
     if result["sink"] > SINK:
         print(f"the first token is an attention sink: its state is {result['sink']:.0f} times as long (docs/span.md)")
     if result["fusion_dose"]:

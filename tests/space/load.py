@@ -4,9 +4,9 @@
     python -m tests.space.load http://127.0.0.1:7860 --clients 20 --seconds 60
 
 Every answer is compared with the one the same question and beta got when asked alone. A question that the Space
-refuses because it is busy (503, with the seconds to wait) is counted apart and asked again after three seconds. Exit status
-1 where an answer was lost, or another one. Prints one line of JSON; `first_answer_s` is the first that a fresh Space
-gives, and the quantiles are of the answers.
+refuses because it is busy (503, with the seconds to wait) is counted apart and asked again after three seconds. Exit
+status 1 where an answer was lost, or another one. Prints one line of JSON; `first_answer_s` is the first that a fresh
+Space gives, and the quantiles are of the answers.
 """
 
 import argparse
