@@ -57,7 +57,7 @@ def build(
     pictures = image_processor(tower.config.image_size, own_processor, image_aspect_ratio)
     pixels = pictures(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"].shape[-1]
     features = features_of(tower, pixels, feature_layer)
-    side, prefix, is_map = features.side // pool, features.prefix, features.channels is not None
+    side, prefix, is_map = -(-features.side // pool), features.prefix, features.channels is not None
     if side < pixel_shuffle or side % pixel_shuffle:
         grid = f"{features.side} x {features.side}"
         raise ValueError(f"pool={pool}, pixel_shuffle={pixel_shuffle} do not fit a grid of {grid} patches")

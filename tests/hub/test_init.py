@@ -16,6 +16,7 @@ from transformers import (
     SiglipModel,
 )
 
+from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 from tests.modeling.checkpoint import chat, tiny_processor
 from vift_hub.init import main
 
@@ -90,3 +91,19 @@ def test_bad_parts_are_one_line_and_status_2(tmp_path, capsys):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
         assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("side", "pool"), [(7, 2), (7, 3), (6, 3), (2, 5)])
+def test_every_patch_counts_where_squares_do_not_divide_the_grid(side, pool):
+    """The last row and column of a 7 x 7 map belong to squares of their own, not to nothing."""
+    text = {"model_type": "qwen2", **SMALL, "num_key_value_heads": 2, "vocab_size": 60}
+    config = VIFTConfig(
+        vision_config={"model_type": "siglip_vision_model", **VISION}, text_config=text, vision_pool=pool
+    )
+    connector, read = VIFTForConditionalGeneration(config).model.multi_modal_projector, []
+    connector.linear_1.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    features = torch.randn(1, 16, side, side)
+    connector(features)
+    starts = range(0, side, pool)
+    squares = [features[0, :, y : y + pool, x : x + pool].mean(dim=(1, 2)) for y in starts for x in starts]
+    torch.testing.assert_close(read[0][0], torch.stack(squares))

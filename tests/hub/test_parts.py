@@ -230,7 +230,7 @@ def test_parts_joined_trained_saved_and_loaded_answer_fused(part, tmp_path, lang
 @pytest.mark.parametrize(("tower", "options", "tokens"), [
     ("siglip", {}, 16), ("siglip", {"pixel_shuffle": 2}, 4), ("clip", {"pool": 2}, 4), ("registers", {}, 16),
     ("registers", {"pixel_shuffle": 4}, 1), ("dinov2", {"pool": 2, "pixel_shuffle": 2}, 1), ("efficientnet", {}, 49),
-    ("efficientnet", {"pool": 2}, 9), ("efficientnet", {"pixel_shuffle": 7}, 1),
+    ("efficientnet", {"pool": 2}, 16), ("efficientnet", {"pixel_shuffle": 7}, 1), ("vit", {"pool": 3}, 4),
 ])  # fmt: skip
 def test_image_tokens_are_what_one_forward_pass_gives(part, tower, options, tokens):
     model, processor = build(part(tower), part("qwen2"), torch.float32, **options)
