@@ -151,7 +151,7 @@ class VIFTForConditionalGeneration(
 
     def _tokens_per_image(self, pixel_values) -> int:
         config, kind = self.config, self.config.vision_config.model_type
-        if not hasattr(config.vision_config, "patch_size"):  # a feature map
+        if not hasattr(config.vision_config, "num_attention_heads"):  # convolutional: a feature map
             return config.image_seq_length
         sides = (size // config.vision_config.patch_size for size in pixel_values.shape[-2:])
         patches = math.prod(-(-side // config.vision_pool) // config.vision_pixel_shuffle for side in sides)

@@ -54,8 +54,13 @@ def build(
         ValueError: says which part cannot be used, why, and what would do.
     """
     tower, own_processor = load_tower(vision_tower, dtype)
-    pictures = image_processor(tower.config.image_size, own_processor, image_aspect_ratio)
-    pixels = pictures(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"].shape[-1]
+
+    def pixels_of(pictures) -> int:
+        return pictures(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"].shape[-1]
+
+    size = getattr(tower.config, "image_size", None) or pixels_of(own_processor)  # a ResNet's config has none
+    pictures = image_processor(size, own_processor, image_aspect_ratio)
+    pixels = pixels_of(pictures)
     features = features_of(tower, pixels, feature_layer)
     side, prefix, is_map = -(-features.side // pool), features.prefix, features.channels is not None
     if side < pixel_shuffle or side % pixel_shuffle:
@@ -81,8 +86,8 @@ def build(
     )
     if processor.image_token_id >= text.get_input_embeddings().num_embeddings:
         text.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    if is_map:  # what a connector reads of one patch, under the name that LLaVA's layout has for it
-        tower.config.hidden_size = features.channels
+    if is_map:  # what a connector reads of one patch, under the names that LLaVA's layout has
+        tower.config.hidden_size, tower.config.image_size = features.channels, pixels
     fields = {"vision_feature_layer": features.layer, "vision_pool": pool, "vision_pixel_shuffle": pixel_shuffle}
     fields |= {"image_seq_length": side**2, "vision_prefix_tokens": 0 if plain else prefix}
     model = join(tower, text, processor, seed, **fields)
