@@ -82,10 +82,6 @@ def join(tower, language_model, processor, seed: int, **fields) -> VIFTForCondit
             through it as fusion needs, or the image tokens are not as many as the processor says.
     """
     text, head = language_model.config, language_model.get_output_embeddings()
-    decoder = language_model.get_decoder()
-    if not (hasattr(decoder, "layers") and hasattr(decoder, "embed_tokens")):
-        reason = "has no list `layers` behind `embed_tokens`, which fusion needs"
-        raise ValueError(f"language_model: a {text.model_type} {reason}; {OTHER_MODELS}")
     if not isinstance(head, torch.nn.Linear) or head.bias is not None:
         reason = "has a bias or is no matrix, and VIFT's is a matrix alone: its logits would be others"
         raise ValueError(f"language_model: the head of a {text.model_type} {reason}; {OTHER_MODELS}")
@@ -94,7 +90,11 @@ def join(tower, language_model, processor, seed: int, **fields) -> VIFTForCondit
     )
     torch.manual_seed(seed)
     # not `.to(dtype)`, which would round the rotary frequencies too: they stay in float32
-    model = VIFTForConditionalGeneration._from_config(config, dtype=language_model.dtype).eval()
+    try:
+        model = VIFTForConditionalGeneration._from_config(config, dtype=language_model.dtype).eval()
+    except (AttributeError, ValueError) as error:
+        kind = f"a {text.model_type} does not run inside VIFT ({error})"
+        raise ValueError(f"language_model: {kind}; {OTHER_MODELS}") from error
     own, weights = model.model.vision_tower, tower.state_dict()
     own.load_state_dict({name: weights[name] for name in own.state_dict()})  # all but its head
     model.model.language_model.load_state_dict(language_model.get_decoder().state_dict())

@@ -339,7 +339,7 @@ def bad_parts(part, folder):
         "swin": ({"--vision-tower": folder / "swin"}, "its 16 features are no square grid of 8 x 8 patches; take one"),
         "pvt": ({"--vision-tower": folder / "pvt"}, "the pvt_v2 has attention and feature maps"),
         "pixtral": ({"--vision-tower": folder / "pixtral"}, "patches of several pictures into one row"),
-        "mamba": ({"--language-model": folder / "mamba"}, "a mamba has no list `layers` behind `embed_tokens`"),
+        "mamba": ({"--language-model": folder / "mamba"}, "a mamba does not run inside VIFT (MambaModel has no"),
         "layer": ({"--feature-layer": "9"}, "feature_layer=9 must be in"),
         "naflex": ({"--vision-tower": folder / "naflex"}, "a NaFlex tower"),
         "a language model": ({"--vision-tower": part("qwen2")}, "is a qwen2, which reads no pictures"),
