@@ -13,6 +13,8 @@ from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 
 from .chat import OWN as CHAT_TEMPLATE
 
+# our own class reads a checkpoint's config: the Python files that lie in its folder are not run, nor asked for
+AutoConfig.register("vift", VIFTConfig, exist_ok=True)
 IMAGE_TOKEN = "<image>"
 
 

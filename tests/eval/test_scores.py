@@ -9,6 +9,7 @@ from PIL import Image, ImageFile
 from tests.eval.benchmarks import OURS, write
 from tests.eval.judge import judge
 from tests.eval.test_lmms import ask
+from tests.status import status_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -50,7 +51,7 @@ def card(results, folder, checkpoint):
     results |= {"date": "20261126", "configs": {name: {"dataset_path": "json"} for name in results["results"]}}
     path = folder / "results.json"
     path.write_text(json.dumps(results, default=str))
-    return main(["--results", str(path), "--model", str(checkpoint), "--repo", "me/vift"])
+    return status_of(main, ["--results", path, "--model", checkpoint, "--repo", "me/vift"])
 
 
 @pytest.mark.parametrize(("marks", "status"), [(None, 429), ("", 200), ("Both are lovely, 7 of 9 say.", 200)])

@@ -18,7 +18,7 @@ def refused(capsys, output, *arguments) -> str:
     capsys.readouterr()
     assert run(output, *arguments) == 2
     error = capsys.readouterr().err
-    (line,) = (line for line in error.splitlines() if line.startswith("vift-sweep: error: "))
+    (line,) = (line for line in error.splitlines() if line.startswith("vift sweep: error: "))
     assert "Traceback" not in error
     return line
 

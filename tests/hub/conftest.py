@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import constants
 
 from tests.hub.server import start
-from vift_hub import push, stage
+from vift_hub import commands, stage
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def in_process(hub, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the client's pauses between tries (the server waits)
     monkeypatch.setenv("HF_TOKEN", "hf_writer")
     monkeypatch.setenv("HF_TOKEN_PATH", "/nonexistent")
-    yield push.main
+    yield commands.push
     hub.refuse_commits, hub.break_uploads, hub.stall_uploads, hub.race = None, False, False, False
 
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from tests.modeling.checkpoint import save_checkpoint
-from vift_hub.convert import main
+from vift_hub.commands import convert as main
 
 SYSTEM = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
 BUNNY = (

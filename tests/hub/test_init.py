@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from tests.modeling.checkpoint import chat, tiny_processor
-from vift_hub.init import main
+from vift_hub.commands import init as main
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
 VISION = SMALL | {"image_size": 16, "patch_size": 8}

@@ -20,7 +20,7 @@ from vift_hub.convert import convert
 
 EVALUATION = ROOT / "docs" / "results" / "paper" / "README.md"
 REPO = "org/vift-micro"
-VIFT_PUSH = [sys.executable, "-m", "vift_hub.push"]
+VIFT_PUSH = [sys.executable, "-m", "vift", "push"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def refused(capsys, run, *args, status=2):
     with pytest.raises(SystemExit) as stopped:
         run([str(arg) for arg in args])
     printed = capsys.readouterr().err
-    lines = [line for line in printed.splitlines() if line.startswith("vift-push: ")]
+    lines = [line for line in printed.splitlines() if line.startswith("vift push: ")]
     assert stopped.value.code == status and len(lines) == 1, printed
     return lines[0]
 

@@ -118,10 +118,11 @@ def test_a_column_without_a_value_is_named():
 
 def test_one_num_proc_converts_rows_and_counts_lengths(tmp_path, monkeypatch):
     from vift_train import __main__ as command
+    from vift_train import launch
 
     seen = []
     monkeypatch.setattr(
-        command, "load_evaluation", lambda run, args: seen.append((run.num_proc, args.dataset_num_proc))
+        launch, "load_evaluation", lambda run, args: seen.append((run.num_proc, args.dataset_num_proc))
     )
     for options in (["--num_proc", "3"], ["--dataset_num_proc", "2"], []):
         with pytest.raises(SystemExit):

@@ -8,9 +8,9 @@ have it.
 
 from pathlib import Path
 
+from vift_hub.cli import UserError
 from vift_microworld import language, sample_scenes, visual_questions
 
-from ..cli import UserError
 from ..files import json_rows
 from ..images import open_image
 

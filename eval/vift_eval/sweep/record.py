@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..cli import UserError, first_line
+from vift_hub.cli import UserError, first_line
+
 from ..files import read_json, write_json
 
 
