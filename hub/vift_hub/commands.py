@@ -95,10 +95,7 @@ def convert_parser() -> OneLineParser:
 
 def write_converted(args: argparse.Namespace) -> None:
     check_new(args.output)
-    named = {"--model": args.model, "--vision-tower": args.vision_tower, "--language-model": args.language_model}
-    for name, part in named.items():
-        if part:
-            find(part, name)
+    find(args.model)
     from .convert import convert, report
 
     options = {name: value for name, value in vars(args).items() if name not in ("words", "model", "output")}

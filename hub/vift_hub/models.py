@@ -8,7 +8,13 @@ import sys
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils import validate_repo_id
 
 from .cli import UserError, first_line
@@ -51,7 +57,8 @@ def find(name: str, argument: str = "--model", revision: str | None = None) -> N
     except RepositoryNotFoundError as error:
         raise UserError(f"{given} is neither a folder nor found on the Hub") from error
     except Exception as error:  # no network, a proxy, offline mode: whatever the client raises
-        reached = f"the Hub can't be reached ({first_line(error)})"
+        why = "HF_HUB_OFFLINE is set" if isinstance(error, OfflineModeIsEnabled) else first_line(error)
+        reached = f"the Hub can't be reached ({why})"
         raise UserError(f"{given} is neither a folder nor found on the Hub: {reached}") from error
 
 

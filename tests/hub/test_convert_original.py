@@ -257,7 +257,7 @@ def test_what_cannot_be_converted_is_one_line_that_says_what_would_do(tmp_path, 
 
     whole, stage1 = authors.whole(), authors.stage1()
     refused(stage1 / "mm_projector.bin", "connector only: pass --language-model", args=[stage1])
-    refused("--language-model=/nowhere", "folder or Hub id", args=[stage1, "--language-model", "/nowhere"])
+    refused("--language-model=/nowhere", "no such file or folder", args=[stage1, "--language-model", "/nowhere"])
     refused("is a 'siglip_vision_model'", "'qwen2'", args=[stage1, "--language-model", tmp_path / "tower"])
     refused(whole, "leave out --language-model", args=[whole, "--language-model", base])
     refused("repetition_penalty=-1.0", "1 is none", args=[whole, "--repetition-penalty", "-1"])

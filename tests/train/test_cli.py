@@ -94,5 +94,5 @@ def test_a_wrong_model_and_ctrl_c_are_one_line(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(launch, "load_model", interrupted)
     with pytest.raises(SystemExit) as stopped:
-        command.main(["--model", "x", *arguments])
+        command.main(["--model", str(ROOT / "checkpoints" / "vift-micro"), *arguments])
     assert stopped.value.code == 130 and "--resume-from-checkpoint true" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import pytest
 from datasets import Features, IterableDataset, List, Value
 
 from tests.train.tiny_run import FEATURES, Dataset, dataset, row, rows, trainer
+from vift_hub.models import BUNDLED
 from vift_train.lengths import column
 
 
@@ -126,5 +127,5 @@ def test_one_num_proc_converts_rows_and_counts_lengths(tmp_path, monkeypatch):
     )
     for options in (["--num_proc", "3"], ["--dataset_num_proc", "2"], []):
         with pytest.raises(SystemExit):
-            command.main(["--model", "x", "--output_dir", str(tmp_path), *options])
+            command.main(["--model", str(BUNDLED), "--output_dir", str(tmp_path), *options])
     assert seen == [(3, 3), (2, 2), (None, None)]

@@ -1,5 +1,7 @@
 """One run of `vift train`: the command line or YAML, data, model, trainer."""
 
+from pathlib import Path
+
 from datasets import concatenate_datasets, interleave_datasets
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from transformers import AutoProcessor
@@ -8,6 +10,7 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 from vift_hub.cli import UserError, hide_bars, one_line
 from vift_hub.models import config_of, loader_of
 
+from . import RECIPES
 from .callbacks import AnswersCallback
 from .config import VIFTTrainingConfig
 from .data import load_rows
@@ -72,11 +75,9 @@ def answers_callback(run: RunArguments, processor, rows) -> AnswersCallback:
     return AnswersCallback(processor, rows)
 
 
-def load_model(run: RunArguments, model_args: ModelConfig):
+def load_model(name: str, config: dict, args: VIFTTrainingConfig, model_args: ModelConfig):
     """(model, processor) in the dtype of `model_args`."""
-    name = run.model or model_args.model_name_or_path
-    config = config_of(name, model_args.model_revision)
-    loader, trusted = loader_of(name, config, model_args.trust_remote_code)
+    loader, trusted = loader_of(name, config, args.trust_remote_code)
     common = {"revision": model_args.model_revision, "trust_remote_code": trusted}
     try:
         model = loader.from_pretrained(
@@ -92,14 +93,21 @@ def make_parser() -> Parser:
     return Parser((RunArguments, VIFTTrainingConfig, ModelConfig), prog="vift train", add_help=False)
 
 
-def train(argv: list[str] | None) -> None:
+def train(argv: list[str]) -> None:
+    argv = list(argv)
+    if "--config" in argv[:-1]:  # the name of a recipe of ours, such as vift-7b/stage1.yaml
+        place = argv.index("--config") + 1
+        if not Path(argv[place]).exists() and (RECIPES / argv[place]).is_file():
+            argv[place] = str(RECIPES / argv[place])
     run, args, model_args = make_parser().parse_args_and_config(argv)
     args.dataset_num_proc = run.num_proc = run.num_proc or args.dataset_num_proc
     hide_bars()
-    if run.model is None and model_args.model_name_or_path is None:
+    name = run.model or model_args.model_name_or_path
+    if name is None:
         raise UserError("--model is missing: the checkpoint to start from; vift init makes one")
+    config = config_of(name, model_args.model_revision)
     evaluation, rows = load_evaluation(run, args), load_mixture(run, args)
-    model, processor = load_model(run, model_args)
+    model, processor = load_model(name, config, args, model_args)
     common = {"processing_class": processor, "peft_config": get_peft_config(model_args)}
     trainer = VIFTTrainer(model, args, rows, eval_dataset=evaluation, **common)
     if run.answers and "image" in (evaluation or {}):
