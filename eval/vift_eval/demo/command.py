@@ -133,7 +133,7 @@ def ask_held_out(model, processor, args: argparse.Namespace, made: dict) -> None
     }
     path = args.output or Path("demo.png")
     draw_held_out(path, model_name(args.model), shown, full, results, made)
-    print(f"wrote {path}")
+    print(f"wrote {path}; ask about a picture of your own: vift demo --image picture.png --question '...'")
 
 
 def draw_held_out(path: Path, name: str, rows, replies: dict[str, list[str]], results: dict, made: dict) -> None:

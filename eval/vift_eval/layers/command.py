@@ -119,15 +119,6 @@ def analyze(
     Raises:
         ValueError: an argument out of range, a model or data that can't be read.
     """
-    import torch
-
-    from vift_layers.band import band_rule
-    from vift_layers.capture import capture
-    from vift_layers.jackknife import spare
-
-    from .page import write
-    from .pairs import load_pairs, micro_pairs
-
     output = Path(output)
     for name, value, least in (("n", n, 40), ("batch-size", batch_size, 1), ("questions", questions, 10)):
         if value < least:
@@ -139,6 +130,15 @@ def analyze(
     for name, value in (("--model", model), ("--donor", donor)):
         if value is not None:
             config_of(value, argument=name, any_kind=True)
+    import torch
+
+    from vift_layers.band import band_rule
+    from vift_layers.capture import capture
+    from vift_layers.jackknife import spare
+
+    from .page import write
+    from .pairs import load_pairs, micro_pairs
+
     pairs = micro_pairs(n) if data is None else load_pairs(data, n)
     if len(pairs) < 40:
         raise UserError(f"--data={data} has {len(pairs)} pairs: at least 40 are needed")

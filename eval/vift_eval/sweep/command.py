@@ -176,6 +176,8 @@ def rows_of(result: dict, answers: dict, model: str, settings: dict, resolved) -
 def sweep(args: argparse.Namespace, command: str) -> dict:
     """Runs the grid and returns what `results.json` holds."""
     os.environ["TQDM_DISABLE"] = "1"  # lmms-eval's bars; ours says otherwise
+    settings = grid(args)
+    found = [config_of(path) for path in args.model]
     import torch
     from loguru import logger
     from tqdm import tqdm
@@ -186,13 +188,12 @@ def sweep(args: argparse.Namespace, command: str) -> dict:
     from ..lmms.record import PACKAGES, folder_of, version
 
     logger.disable("lmms_eval")
-    settings = grid(args)
     task_dict = load_tasks(args.tasks, args.include_path)
     tasks = flat(task_dict)
     for name, task in tasks.items():
         if task.OUTPUT_TYPE != "generate_until":
             raise UserError(f"--tasks: {name} is a task of type {task.OUTPUT_TYPE}; a sweep takes generate_until")
-    configs = [VIFTConfig.from_dict(config_of(path, argument="--model")) for path in args.model]
+    configs = [VIFTConfig.from_dict(one) for one in found]
     resolved = [[resolve_fusion(config, **setting) for setting in settings] for config in configs]
     requests = []
     with contextlib.redirect_stderr(io.StringIO()):
