@@ -101,7 +101,7 @@ def test_a_save_that_stops_is_not_taken_for_a_model_and_nothing_is_replaced_unas
 
     again = ("--phase0", str(tmp_path / "parts"), "--overwrite_output_dir")
     ended_with(2, "holds a model: name a new folder, or say --overwrite-output-dir")
-    script = "import sys, time; from vift_train.runs import lock; held = lock(sys.argv[1]); print(1); time.sleep(60)"
+    script = "import sys, time; from vift_hub.output import lock; held = lock(sys.argv[1]); print(1); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-uc", script, str(tmp_path / "out")], stdout=subprocess.PIPE)
     try:
         assert other.stdout.readline()

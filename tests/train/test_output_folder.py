@@ -13,7 +13,7 @@ from vift_train.__main__ import main
 
 HOLD = """
 import sys, time
-from vift_train.runs import lock
+from vift_hub.output import lock
 held = lock(sys.argv[1])
 print("held", flush=True)
 time.sleep(60)

@@ -13,7 +13,7 @@ checkpoint in `output_dir`) or a path. Recipes: `vift_train.RECIPES`.
 
 import sys
 
-from vift_hub.cli import run
+from vift_hub.cli import UserError, run
 from vift_hub.models import config_of
 
 from .options import build_parser
@@ -28,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     def train() -> None:
+        if not arguments:
+            raise UserError("name --model, --output-dir and --captions or --instructions, or --config (--help)")
         if "--model" in arguments[:-1]:  # before the seconds that the imports take
             config_of(arguments[arguments.index("--model") + 1])
         from . import launch

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from vift_hub.cli import OneLineParser, UserError, run
+from vift_hub.output import lock
 
 from . import RECIPES
 
@@ -43,7 +44,6 @@ def train_all(args: argparse.Namespace) -> None:
         raise UserError("name --output, or what to keep: --phase0, --start, --stage1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from . import micro
-    from .runs import lock
 
     recipe = micro.load_recipe(args.recipe, args.set)
     if micro.is_kept(args.output) and not args.overwrite_output_dir:

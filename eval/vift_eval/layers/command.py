@@ -20,6 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vift_hub.cli import OneLineParser, UserError, add_model, add_running, run
+from vift_hub.output import lock
 
 from ..files import command_line, made_by, read_json
 from ..models import BUNDLED, config_of, load_model
@@ -151,6 +152,7 @@ def analyze(
         loaded, processor = load_model(name, None, dtype, argument, True, trust_remote_code)
         return loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
 
+    held = lock(output, "--output")
     loaded, processor = load(model, "--model")
     names = sorted(set.intersection(*(set(pair["labels"]) for pair in pairs))) if probes else []
     labels = {name: [pair["labels"][name] for pair in pairs] for name in names}
@@ -181,6 +183,7 @@ def analyze(
         )  # fmt: skip
         results["interventions"]["donor_name"] = Path(donor).name if donor else None
     write(results, output)
+    held.release()
     return results
 
 
