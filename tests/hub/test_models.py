@@ -25,11 +25,12 @@ assert os.path.exists(sys.argv[1])
 
 
 def test_code_from_the_hub_runs_only_when_asked_for(tiny_checkpoint, tmp_path):  # noqa: F811
+    commit = "0123456789" * 4
     repository = tmp_path / "home" / "hub" / "models--org--tiny"
-    shutil.copytree(tiny_checkpoint, repository / "snapshots" / "abc")
+    shutil.copytree(tiny_checkpoint, repository / "snapshots" / commit)
     (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("abc")
-    with (repository / "snapshots" / "abc" / "modeling_vift.py").open("a") as file:
+    (repository / "refs" / "main").write_text(commit)
+    with (repository / "snapshots" / commit / "modeling_vift.py").open("a") as file:
         file.write(f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n")
     places = {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     command = [sys.executable, "-c", LOAD, str(tmp_path / "ran")]

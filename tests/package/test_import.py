@@ -60,8 +60,8 @@ else:
     raise AssertionError
 from vift.__main__ import main
 sweep = ["sweep", "--model", str(vift.BUNDLED), "--tasks", "t", "--output", "x", "--beta", "0.1"]
-for arguments in (["train", "--captions", "x"], ["micro", "--output", "x"], ["demo"], sweep, ["analyze", "--output", "x"],
-                  ["calibrate"]):
+train, micro, analyze = ["train", "--captions", "x"], ["micro", "--output", "x"], ["analyze", "--output", "x"]
+for arguments in (train, micro, ["demo"], sweep, analyze, ["calibrate"]):
     try:
         main(arguments)
     except SystemExit as left:
