@@ -1,6 +1,6 @@
 """One VIFT from a vision tower and a language model, with a fresh connector, and the processor that goes with it.
 
-`vift-init` joins what it downloads, the micro run what it trained itself, and `vift-convert` takes the config and the
+`vift init` joins what it downloads, the micro run what it trained itself, and `vift convert` takes the config and the
 processor from here. Config and processor agree on the placeholders because both come from `tokens_per_image`.
 """
 

@@ -3,7 +3,7 @@
 Weights (safetensors, sharded), config, code, `custom_generate/`, processor, chat template, generation config, model
 card and `.eval_results/` go up in one commit: a run that breaks off publishes nothing, and removes the repository that
 it made. A second commit pins the card's snippets to the first. The token is the one of `hf auth login`, or HF_TOKEN.
-What the source's README.md and `.eval_results/` hold (`vift-card`) is published, what the repository's hold is kept.
+What the source's README.md and `.eval_results/` hold (`vift card`) is published, what the repository's hold is kept.
 """
 
 import argparse

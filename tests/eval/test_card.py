@@ -1,4 +1,4 @@
-"""`vift-card`: numbers go from results files into `.eval_results` and `model-index`, and from nowhere else."""
+"""`vift card`: numbers go from results files into `.eval_results` and `model-index`, and from nowhere else."""
 
 import copy
 import json

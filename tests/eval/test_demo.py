@@ -1,4 +1,4 @@
-"""`vift-demo`: table, JSON, picture; one's own picture; every bad input is one line, status 2."""
+"""`vift demo`: table, JSON, picture; one's own picture; every bad input is one line, status 2."""
 
 import json
 
@@ -15,7 +15,7 @@ SCORES = {"accuracy", "ci95", "caption_rate"}
 
 @pytest.fixture
 def run(tiny_checkpoint, tmp_path, monkeypatch, capsys):
-    """Calls vift-demo in an empty folder; returns (status, output, errors)."""
+    """Calls vift demo in an empty folder; returns (status, output, errors)."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments, model=tiny_checkpoint):

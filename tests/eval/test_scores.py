@@ -44,7 +44,7 @@ JUDGED = ["local_llava", "local_mathvision"]
 
 
 def card(results, folder, checkpoint):
-    """Exit status of `vift-card` on results as lmms-eval writes them."""
+    """Exit status of `vift card` on results as lmms-eval writes them."""
     from vift_eval.lmms.results import main
 
     results = {name: part for name, part in results.items() if name not in ("samples", "configs")}

@@ -1,4 +1,4 @@
-"""`vift-sweep`: the answers of separate runs, at less cost; resumes; reports. And the failure signs."""
+"""`vift sweep`: the answers of separate runs, at less cost; resumes; reports. And the failure signs."""
 
 import json
 

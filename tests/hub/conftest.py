@@ -1,4 +1,4 @@
-"""A Hub on localhost for the tests of a file, and `vift-push` in this process."""
+"""A Hub on localhost for the tests of a file, and `vift push` in this process."""
 
 import time
 
@@ -18,7 +18,7 @@ def hub():
 
 @pytest.fixture
 def in_process(hub, monkeypatch):
-    """main() of vift-push in this process, online with `hub`; returns a function that runs it."""
+    """main() of vift push in this process, online with `hub`; returns a function that runs it."""
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)

@@ -1,4 +1,4 @@
-"""`vift-convert` keeps the logits, both ways and from LLaVA-1.5's and Bunny's own layout."""
+"""`vift convert` keeps the logits, both ways and from LLaVA-1.5's and Bunny's own layout."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`vift-convert` from folders as the authors' code writes them: prompts and pixels exact, logits to 1e-5."""
+"""`vift convert` from folders as the authors' code writes them: prompts and pixels exact, logits to 1e-5."""
 
 import json
 

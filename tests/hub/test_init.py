@@ -1,4 +1,4 @@
-"""`vift-init` joins a tower and a language model to the checkpoint that training starts from."""
+"""`vift init` joins a tower and a language model to the checkpoint that training starts from."""
 
 import pytest
 import torch

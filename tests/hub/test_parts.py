@@ -1,4 +1,4 @@
-"""`vift-init` takes the parts that people have, keeps what they compute, and refuses by name what it cannot."""
+"""`vift init` takes the parts that people have, keeps what they compute, and refuses by name what it cannot."""
 
 import itertools
 import os

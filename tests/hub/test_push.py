@@ -1,4 +1,4 @@
-"""Publish, load, generate: `vift-push` against a Hub on localhost, and everything that can go wrong on the way."""
+"""Publish, load, generate: `vift push` against a Hub on localhost, and everything that can go wrong on the way."""
 
 import json
 import os
@@ -223,7 +223,7 @@ def test_a_source_that_is_not_complete_is_refused(hub, in_process, unchecked, tm
     (broken / "model.safetensors").write_bytes(b"nothing")
     assert "does not load" in refused(capsys, in_process, broken, "org/broken")
     (broken / "config.json").write_text('{"model_type": "llava"}')
-    assert "is a 'llava', not a VIFT: vift-convert makes one" in refused(capsys, in_process, broken, "org/broken")
+    assert "is a 'llava', not a VIFT: vift convert makes one" in refused(capsys, in_process, broken, "org/broken")
     (broken / "config.json").unlink()
     assert "holds no config.json" in refused(capsys, in_process, broken, "org/broken")
     bare = tmp_path / "bare"

@@ -1,4 +1,4 @@
-"""`vift-train --push_to_hub` against a Hub on localhost: what is trained answers from the repository it went to."""
+"""`vift train --push_to_hub` against a Hub on localhost: what is trained answers from the repository it went to."""
 
 import json
 import re

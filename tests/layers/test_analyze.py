@@ -1,4 +1,4 @@
-"""`vift-analyze` on the command line: page, figures, numbers; it goes on where it was; a mistake is one line."""
+"""`vift analyze` on the command line: page, figures, numbers; it goes on where it was; a mistake is one line."""
 
 import json
 

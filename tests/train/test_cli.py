@@ -1,4 +1,4 @@
-"""The README's path: the micro-world as files, both stages by `vift-train`, questions to the result."""
+"""The README's path: the micro-world as files, both stages by `vift train`, questions to the result."""
 
 import re
 import shlex

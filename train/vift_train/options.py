@@ -38,7 +38,7 @@ def option(default, help: str):
 class RunArguments:
     """What is trained on what; see `vift_train.data` for the kinds of rows."""
 
-    model: str | None = option(None, "VIFT checkpoint to start from (vift-init makes one): a folder or hub id")
+    model: str | None = option(None, "VIFT checkpoint to start from (vift init makes one): a folder or hub id")
     captions: list[str] = option([], "sources of caption rows")
     instructions: list[str] = option([], "sources of text-only rows")
     image_folder: str | None = option(None, "where relative image paths start")
