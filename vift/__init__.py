@@ -36,7 +36,7 @@ def __getattr__(name: str):
         found = import_module(module)
     except ModuleNotFoundError as error:
         install = f"vift[{extra}]" if extra else "vift"
-        raise ImportError(f"vift.{name} needs `pip install '{install}'` ({error.name} is missing)") from error
+        raise ImportError(f"vift.{name} needs `pip install '{install}'` ({error.name} is missing)") from None
     if module.rpartition(".")[2] != name or hasattr(found, name):
         found = getattr(found, name)
     globals()[name] = found

@@ -9,10 +9,12 @@ import logging
 import os
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+MARKS = {"microworld": "sklearn", "train": "trl", "eval": "lmms_eval"}  # extra -> a package that it brings
 NOISY = ("torchao", "torch.utils._pytree")
 NOISE = r".*pin_memory|.*gradient_checkpointing|.*use_reentrant|.*torchao|.*Enum subclass"
 
@@ -33,16 +35,13 @@ class OneLineParser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str, old: dict | None = None, words: tuple = (), needed: tuple = ()):
         raw = argparse.RawDescriptionHelpFormatter
-        super().__init__(prog, description=description, formatter_class=raw)
+        super().__init__(prog, usage=f"{prog} [options]", description=description, formatter_class=raw)
         self.old, self.words, self.needed = old or {}, words, needed
         if words:
             self.add_argument("words", nargs="*", help=argparse.SUPPRESS)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (--help shows the options)\n")
-
-    def format_help(self) -> str:
-        return super().format_help().replace(" [words ...]", "")
 
     def parse_args(self, args=None, namespace=None):
         arguments = []
@@ -131,6 +130,8 @@ def run(prog: str, command, *args, extra: str | None = None, stopped: str | None
     """
     try:
         check_home()
+        if (package := MARKS.get(extra)) and find_spec(package) is None:  # before the seconds that others take
+            raise ModuleNotFoundError(name=package)
         be_quiet()
         command(*args)
     except BrokenPipeError:  # the reader left, as in `vift demo | head`

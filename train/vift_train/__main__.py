@@ -1,4 +1,4 @@
-"""Train one stage from a recipe, with TRL's command-line conventions.
+"""Train one stage on captions and on text instructions, with TRL.
 
     vift train --stage 1 --model START --captions pictures/ --output-dir runs/stage1
     accelerate launch -m vift_train --config stage2.yaml --model runs/stage1 \\
@@ -8,7 +8,8 @@ Any field of `VIFTTrainingConfig`, of TRL's `ModelConfig` (`--use-peft --lora-r 
 `--attn-implementation`) and of `RunArguments` may stand in the YAML file, with underscores, or on the command line,
 which wins. Weights are trained in float32 (with `bf16: true`: computed in bfloat16) whatever the checkpoint's dtype,
 unless `--dtype` says otherwise. A run that was interrupted goes on with `--resume-from-checkpoint true` (the newest
-checkpoint in `output_dir`) or a path. Recipes: `vift_train.RECIPES`.
+checkpoint in `output_dir`) or a path. `vift where --recipes` prints the folder of recipes; `--config
+vift-7b/stage1.yaml` finds one of them by its name.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The main job, seen: held-out visual questions without and with ability fusion.
+"""Ask a model held-out questions about pictures, or yours, without and with ability fusion.
 
     vift demo                                        # table, and demo.png
     vift demo --json results.json --n 300 --beta 0.2

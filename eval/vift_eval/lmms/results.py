@@ -178,7 +178,7 @@ def build_parser() -> OneLineParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run("vift card", write_all, build_parser().parse_args(argv), extra="eval")
+    return run("vift card", write_all, build_parser().parse_args(argv))
 
 
 if __name__ == "__main__":

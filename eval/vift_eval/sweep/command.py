@@ -1,6 +1,6 @@
 """Grids of fusion settings on any lmms-eval task.
 
-    vift sweep --model my-model --tasks vift_micro_visual --limit 400 --beta 0 0.1 0.2 0.3 0.5 0.8 1 \
+    vift sweep --model my-model --tasks vift_micro_visual --limit 400 --beta 0 0.1 0.2 0.3 0.5 0.8 1 \\
         --layers 0:2 2:4 4:6 6:8 --output runs/sweep
 
 Axes: models, alpha (1 where none is given), beta (or dose), layers, rule, span; everything else is as the model's
