@@ -84,7 +84,8 @@ class StageOptions:
     )
     text_weight: float | None = option(
         None,
-        "how often an epoch visits each text row: 0.5 = another half every epoch, 2 = twice (default: as in the run that made --model)",
+        "how often an epoch visits each text row: 0.5 = another half every epoch, 2 = twice (default: as in the run "
+        "that made --model)",
     )
     overwrite_output_dir: bool = option(False, "delete the checkpoints and the model that lie in output_dir")
     assistant_only_loss: bool = option(True, "without it TRL trains on every image token")
