@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import warnings
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -95,6 +96,14 @@ def be_quiet() -> None:
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", NOISE)
+
+
+def quietly(module: str, function: str, *args) -> None:
+    """A function by its name, as the target of a process of its own: quiet before anything heavy is imported."""
+    be_quiet()
+    found = getattr(import_module(module), function)
+    hide_bars()
+    found(*args)
 
 
 def hide_bars() -> None:

@@ -18,6 +18,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PrinterCallback, Qwen2ForCausalLM, SiglipVisionModel, TrainerCallback
 
 from modeling_vift import VIFTForConditionalGeneration
+from vift_hub.cli import hide_bars, quietly
 from vift_hub.join import CHAT_TEMPLATE, join
 from vift_microworld import build_processor, data
 
@@ -152,7 +153,7 @@ def pretrain_parts(recipe: dict, seed: int, folder: Path) -> None:
     """Phase 0: the tower and the text LLM, side by side, whichever is not in `folder` yet."""
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=run_phase0, args=(part, recipe[part], seed, str(folder)))
+        context.Process(target=quietly, args=(__name__, run_phase0.__name__, part, recipe[part], seed, str(folder)))
         for part in ("tower", "language_model")
         if not is_kept(folder / part)
     ]
@@ -184,6 +185,7 @@ def train(seed: int, output: Path | None, recipe: dict, phase0_dir: Path | None 
     `start_dir` keeps the model before stage 1. Without `output`, the run ends after the last stage that is kept. What
     is reused is not compared with `recipe`: give each variant of an earlier stage a folder of its own.
     """
+    hide_bars()
     start = time.monotonic()
     processor = build_processor(CHAT_TEMPLATE)
     if is_kept(stage1_dir):

@@ -54,6 +54,8 @@ def train_all(args: argparse.Namespace) -> None:
         one.release()
     if args.output:
         print(f"next: vift demo --model {args.output} asks it")
+    else:
+        print(f"kept {', '.join(map(str, kept))}; the same command with --output goes on from here")
 
 
 def main(argv: list[str] | None = None) -> int:
