@@ -109,18 +109,18 @@ def train(argv: list[str]) -> None:
     evaluation, rows = load_evaluation(run, args), load_mixture(run, args)
     model, processor = load_model(name, config, args, model_args)
     common = {"processing_class": processor, "peft_config": get_peft_config(model_args)}
-    trainer = VIFTTrainer(model, args, rows, eval_dataset=evaluation, **common)
-    if run.answers and "image" in (evaluation or {}):
-        trainer.add_callback(answers_callback(run, processor, evaluation["image"]))
-    resume = args.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint={"true": True, "false": None}.get(str(resume).lower(), resume))
-    trainer.save_model(args.output_dir)
-    if args.push_to_hub:
-        try:
+    try:
+        trainer = VIFTTrainer(model, args, rows, eval_dataset=evaluation, **common)
+        if run.answers and "image" in (evaluation or {}):
+            trainer.add_callback(answers_callback(run, processor, evaluation["image"]))
+        resume = args.resume_from_checkpoint
+        trainer.train(resume_from_checkpoint={"true": True, "false": None}.get(str(resume).lower(), resume))
+        trainer.save_model(args.output_dir)
+        if args.push_to_hub:
             trainer.push_to_hub()
-        except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
-            told = f"hub_model_id={args.hub_model_id}: {one_line(error)}"
-            raise UserError(f"{told}; what was trained lies in output_dir") from error
+    except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
+        told = f"hub_model_id={args.hub_model_id}: {one_line(error)}"
+        raise UserError(f"{told}; what was trained lies in output_dir") from error
     trainer.accelerator.end_training()  # or a thread of gloo may abort while Python shuts down
     if trainer.is_world_process_zero():
         then = {1: f"vift train --stage 2 --model {args.output_dir} --captions ... --instructions ..."}
