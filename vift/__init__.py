@@ -7,9 +7,6 @@ Each name is imported when it is first used, so that `import vift` takes no time
 """
 
 from importlib import import_module
-from importlib.metadata import version
-
-__version__ = version("vift")
 
 # name -> (module, the extra that brings what the module imports)
 NAMES = {
@@ -29,6 +26,8 @@ __all__ = ["__version__", *NAMES]
 
 
 def __getattr__(name: str):
+    if name == "__version__":
+        return import_module("importlib.metadata").version("vift")
     if name not in NAMES:
         raise AttributeError(f"module 'vift' has no attribute {name!r}")
     module, extra = NAMES[name]
