@@ -34,8 +34,8 @@ from space import limits, views  # noqa: E402
 from space.endpoints import Endpoints, scene_picture  # noqa: E402
 from space.engine import UNFUSED, Engine  # noqa: E402
 from space.gate import MAX_FILE, Gate  # noqa: E402
-from vift_eval.cli import UserError  # noqa: E402
 from vift_eval.models import BUNDLED, model_name  # noqa: E402
+from vift_hub.cli import UserError  # noqa: E402
 from vift_microworld import language, sample_scenes  # noqa: E402
 from vift_microworld.questions import ask  # noqa: E402
 

@@ -1,6 +1,6 @@
 """One VIFT from a vision tower and a language model, with a fresh connector, and the processor that goes with it.
 
-`vift-init` joins what it downloads, the micro run what it trained itself, and `vift-convert` takes the config and the
+`vift init` joins what it downloads, the micro run what it trained itself, and `vift convert` takes the config and the
 processor from here. Config and processor agree on the placeholders because both come from `tokens_per_image`.
 """
 
@@ -13,6 +13,8 @@ from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 
 from .chat import OWN as CHAT_TEMPLATE
 
+# our own class reads a checkpoint's config: the Python files that lie in its folder are not run, nor asked for
+AutoConfig.register("vift", VIFTConfig, exist_ok=True)
 IMAGE_TOKEN = "<image>"
 OTHER_MODELS = "take a decoder such as Llama, Qwen2, Qwen3, Mistral, OLMo 2, Gemma 3 or SmolLM"
 

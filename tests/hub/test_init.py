@@ -1,4 +1,4 @@
-"""`vift-init` joins a tower and a language model to the checkpoint that training starts from."""
+"""`vift init` joins a tower and a language model to the checkpoint that training starts from."""
 
 import pytest
 import torch
@@ -19,7 +19,8 @@ from transformers import (
 
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 from tests.modeling.checkpoint import chat, tiny_processor
-from vift_hub.init import build, main
+from vift_hub.commands import init as main
+from vift_hub.init import build
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
 VISION = SMALL | {"image_size": 16, "patch_size": 8}

@@ -1,4 +1,4 @@
-"""`vift-init` takes the parts that people have, keeps what they compute, and refuses by name what it cannot."""
+"""`vift init` takes the parts that people have, keeps what they compute, and refuses by name what it cannot."""
 
 import itertools
 import os
@@ -12,7 +12,8 @@ from datasets import Dataset, Features
 from PIL import Image
 
 from tests.modeling.processor_files import Family
-from vift_hub.init import build, main
+from vift_hub.commands import init as main
+from vift_hub.init import build
 from vift_hub.parts import LITE_NAMES
 from vift_train.config import VIFTTrainingConfig
 from vift_train.data import FEATURES
@@ -362,7 +363,7 @@ def test_every_refusal_names_the_part_and_the_reason(part, tmp_path, capsys, mon
         with pytest.raises(SystemExit) as stopped:
             main([str(word) for pair in given.items() for word in pair])
         error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert stopped.value.code == 2 and error.startswith("vift-init: error: ") and words in error, (name, error)
+        assert stopped.value.code == 2 and error.startswith("vift init: error: ") and words in error, (name, error)
         assert not (tmp_path / "out").exists() and not (tmp_path / "PWNED").exists()
 
 

@@ -62,6 +62,7 @@ class VIFT(lmms):
         min_pixels, max_pixels: for image processors that have them.
         knock_out, skip: layers such as "4:8" or "~4:8" in which text can't attend to images, or that are skipped.
         skip_tokens: "all", "image" or "text", with `skip`.
+        trust_remote_code: run the Python files of a repository on the Hub.
         fusion: `fusion`, `alpha`, `beta`, `dose` and all `fusion_...`, as in `generate()`.
 
     Raises:
@@ -83,6 +84,7 @@ class VIFT(lmms):
         knock_out: str | None = None,
         skip: str | None = None,
         skip_tokens: str = "all",
+        trust_remote_code: bool = False,
         **fusion,
     ):
         super().__init__()
@@ -108,7 +110,7 @@ class VIFT(lmms):
         if dtype == "auto" and self.device.type == "cpu":
             dtype = "float32"
         with PartialState().local_main_process_first():  # the ranks of a machine share the cache of remote code
-            model, processor = load_model(str(pretrained), revision, dtype, argument="pretrained")
+            model, processor = load_model(str(pretrained), revision, dtype, "pretrained", False, trust_remote_code)
         for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
             if value is None:
                 continue
