@@ -21,7 +21,7 @@ STAMP := $(VENV)/.stamp
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)-microworld
-	@$(VENV)/bin/vift-demo $(ARGS)
+	@$(VENV)/bin/vift demo $(ARGS)
 
 test: $(STAMP)-dev
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
@@ -39,7 +39,7 @@ versions-%: constraints.txt pyproject.toml
 
 # Into a folder of its own; compare with: make demo ARGS="--model runs/vift-micro"
 micro: $(STAMP)-train
-	@$(VENV)/bin/vift-micro --output runs/vift-micro $(ARGS)
+	@$(VENV)/bin/vift micro --output runs/vift-micro $(ARGS)
 
 # Every claim of the paper over three seeds; stopped or killed, it goes on where it was. Writes docs/results/paper/.
 paper: $(STAMP)-studies

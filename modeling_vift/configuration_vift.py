@@ -61,8 +61,8 @@ class VIFTConfig(LlavaConfig):
         fusion_presets (`dict[str, dict]`): named overrides: `generate(..., fusion="reasoning")`.
         vision_prefix_tokens (`int`, defaults to 0): tokens that a tower puts before its patches, dropped (registers).
         vision_pool, vision_pixel_shuffle (`int`, default to 1):
-            What the connector reads in the place of single patches: means over squares of so many patches a side, then
-            the patches of such a square side by side. 224 pixels in patches of 16 with a shuffle of 2 are 49 tokens.
+            What the connector reads in the place of single patches: means over squares of so many patches a side (less
+            at the far edges), then a square's patches side by side. 224 pixels, patches of 16, shuffle 2: 49 tokens.
         image_wrapper_token_ids (`list[int]`, defaults to `[]`):
             Ids that only wrap an image (such as `<|vision_start|>`) and are dropped from the text run with it.
 

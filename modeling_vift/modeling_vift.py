@@ -40,7 +40,7 @@ class VIFTConnector(LlavaMultiModalProjector):
                 return super().forward(features)
             side = math.isqrt(features.shape[1])
             features = features.transpose(1, 2).unflatten(2, (side, side))
-        features = F.pixel_unshuffle(F.avg_pool2d(features, self.pool), self.shuffle)
+        features = F.pixel_unshuffle(F.avg_pool2d(features, self.pool, ceil_mode=True), self.shuffle)
         return super().forward(features.flatten(2).transpose(1, 2))
 
 
@@ -151,10 +151,10 @@ class VIFTForConditionalGeneration(
 
     def _tokens_per_image(self, pixel_values) -> int:
         config, kind = self.config, self.config.vision_config.model_type
-        if not hasattr(config.vision_config, "patch_size"):  # a feature map
+        if not hasattr(config.vision_config, "num_attention_heads"):  # convolutional: a feature map
             return config.image_seq_length
-        side = config.vision_config.patch_size * config.vision_pool * config.vision_pixel_shuffle
-        patches = (pixel_values.shape[-2] // side) * (pixel_values.shape[-1] // side)
+        sides = (size // config.vision_config.patch_size for size in pixel_values.shape[-2:])
+        patches = math.prod(-(-side // config.vision_pool) // config.vision_pixel_shuffle for side in sides)
         if config.vision_feature_select_strategy == "default":  # without the class token; SigLIP has none
             return patches - ("siglip" in kind)
         return patches + ("clip" in kind and "siglip" not in kind and not config.vision_prefix_tokens)

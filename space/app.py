@@ -34,8 +34,8 @@ from space import limits, views  # noqa: E402
 from space.endpoints import Endpoints, scene_picture  # noqa: E402
 from space.engine import UNFUSED, Engine  # noqa: E402
 from space.gate import MAX_FILE, Gate  # noqa: E402
-from vift_eval.cli import UserError  # noqa: E402
 from vift_eval.models import BUNDLED, model_name  # noqa: E402
+from vift_hub.cli import UserError  # noqa: E402
 from vift_microworld import language, sample_scenes  # noqa: E402
 from vift_microworld.questions import ask  # noqa: E402
 
@@ -217,7 +217,7 @@ def build(engine: Engine) -> gr.Blocks:
 def launch(engine: Engine, **options):
     """Serves the page; `options` of `gr.Blocks.launch`. Returns what it returns: app, local and shared address."""
     demo = build(engine).queue()
-    gate = Middleware(Gate, demo=demo, slots=engine.slots, folder=os.environ["GRADIO_TEMP_DIR"])
+    gate = Middleware(Gate, demo=demo, folder=os.environ["GRADIO_TEMP_DIR"])
     return demo.launch(
         share=False,
         css=views.CSS,

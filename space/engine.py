@@ -18,8 +18,8 @@ from transformers.generation.stopping_criteria import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from modeling_vift import resolve_fusion
-from vift_eval.cli import UserError
 from vift_eval.models import SMALL, load_model, unknown_words
+from vift_hub.cli import UserError
 
 from .limits import MAX_TURNS, check_text
 

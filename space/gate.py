@@ -11,7 +11,8 @@ MAX_FILE = 10 * 2**20  # bytes of an uploaded file
 MAX_BODY = 2 * 2**20  # bytes of any other request
 MAX_STORED = 64 * 2**20  # bytes of all files that visitors left
 KEPT = 60  # seconds that a file stays at least
-PROMISED = 10  # seconds in which an answer begins, or is refused at once
+PROMISED = 10  # seconds in which an answer is given, or is refused at once
+CROWDED = 2  # how much longer an answer takes while others are asked than the average of all says
 UNKNOWN = 1.0  # seconds of an answer before one was timed
 
 
@@ -42,13 +43,18 @@ def make_room(folder: Path, now: float) -> None:
         raise Refused(503, f"too many pictures were uploaded: try again in {KEPT} seconds", KEPT)
 
 
-def wait(queue, slots: int) -> float:
-    """Seconds until a new request would be answered: requests before it, by what an answer took until now."""
-    timed = queue.process_time_per_fn.values()
-    count = sum(one.count for one in timed)
-    each = sum(one.process_time for one in timed) / count if count else UNKNOWN
-    active = sum(len(job) for job in queue.active_jobs if job is not None)
-    return (len(queue) + active) * each / slots
+def wait(queue, joining: int) -> float:
+    """
+    Seconds until a new request would be answered: what stands before it, each by what its function took until now.
+
+    As if one were answered after the other: several slots share one processor. `joining` have passed the gate and do
+    not stand in the queue yet; each counts as the slowest function.
+    """
+    ahead = [event for waiting in queue.event_queue_per_concurrency_id.values() for event in waiting.queue]
+    ahead += [event for job in queue.active_jobs if job is not None for event in job]
+    took = {function: timed.avg_time for function, timed in queue.process_time_per_fn.items()}
+    slowest = max(took.values(), default=UNKNOWN)
+    return CROWDED * (sum(took.get(event.fn, UNKNOWN) for event in ahead) + joining * slowest)
 
 
 class Gate:
@@ -56,11 +62,12 @@ class Gate:
     ASGI middleware.
 
     Args:
-        demo: the Blocks whose queue is watched. slots: answers at a time. folder: where uploaded files lie.
+        demo: the Blocks whose queue is watched. folder: where uploaded files lie.
     """
 
-    def __init__(self, app, demo, slots: int, folder: str):
-        self.app, self.demo, self.slots, self.folder = app, demo, slots, Path(folder)
+    def __init__(self, app, demo, folder: str):
+        self.app, self.demo, self.folder = app, demo, Path(folder)
+        self.joining = 0
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -91,9 +98,13 @@ class Gate:
             if is_upload:
                 make_room(self.folder, time.time())
             asks = scope["method"] == "POST" and ("/queue/join" in scope["path"] or "/call/" in scope["path"])
-            if asks and (seconds := wait(self.demo._queue, self.slots)) > PROMISED:
-                raise Refused(503, f"busy: an answer would take {seconds:.0f} seconds to begin", round(seconds))
-            await self.app(scope, counted, noted)
+            if asks and (seconds := wait(self.demo._queue, self.joining)) > PROMISED:
+                raise Refused(503, f"busy: an answer would take {seconds:.0f} seconds", round(seconds))
+            self.joining += asks
+            try:
+                await self.app(scope, counted, noted)
+            finally:
+                self.joining -= asks
         except Refused as error:
             refused = error
         except Exception as error:  # of Gradio's: a function or session that does not exist, a visitor who left

@@ -15,8 +15,8 @@ from gradio.components.chatbot import ChatbotDataMessages
 from PIL import Image
 from pydantic import ValidationError, model_validator
 
-from vift_eval.cli import UserError
 from vift_eval.images import open_image
+from vift_hub.cli import UserError
 
 MAX_CHARACTERS = 1000  # of a question
 MAX_TURNS = 41  # of a conversation: twenty questions with answers, and one more

@@ -16,7 +16,7 @@ from vift_microworld import FAMILIES
 
 SHORT = 4  # tokens: answers have at most two words, and a caption shows by its second
 # keywords of conditions that are columns
-COLUMNS = {"fusion_layers": "layers", "dose": "dose", "alpha": "alpha", "weight": "weight"}
+COLUMNS = {"fusion_layers": "layers", "dose": "dose", "alpha": "alpha", "weight": "weight", "weights": "weights"}
 FAILURES = ("caption", "wrong_kind", "garbage", "empty")
 UNTESTABLE = "not testable here"  # the verdict where nothing is compared
 
@@ -49,7 +49,8 @@ def ask_rows(model, processor, questions, condition: str, columns: dict, **kwarg
     """
     answers = ask(model, processor, questions, condition, max_new_tokens=SHORT, **kwargs)
     setting = {column: kwargs[name] for name, column in COLUMNS.items() if name in kwargs}
-    rows = answer_rows(questions, answers, condition, **columns, **setting)
+    repeated = {name: [value] * len(answers) if isinstance(value, list) else value for name, value in setting.items()}
+    rows = answer_rows(questions, answers, condition, **columns, **repeated)
     shares = rows["outcome"].value_counts(normalize=True)
     words = " ".join(map(str, [*columns.values(), condition, *(f"{name} {value}" for name, value in setting.items())]))
     print(f"{words}: right {shares.get('right', 0):.1%}, captions {shares.get('caption', 0):.1%}", flush=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 ROOMS = {
+    "vift": "vift",
     "modeling_vift": "modeling_vift",
     "vift_microworld": "microworld/vift_microworld",
     "vift_pictures": "pictures/vift_pictures",

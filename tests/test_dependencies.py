@@ -9,6 +9,7 @@ import pytest
 from tests.imports import PYPROJECT, ROOMS, imports_of, read_modules
 
 EXTRAS = {  # None: installed always
+    "vift": None,
     "modeling_vift": None,
     "vift_hub": None,
     "vift_microworld": "microworld",

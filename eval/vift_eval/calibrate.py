@@ -1,11 +1,6 @@
 """Choose alpha, dose and band for a model from unlabelled prompts: the model's own caption is the teacher.
 
-    vift-calibrate --model checkpoints/vift-micro --output runs/calibrated
-    vift-calibrate --model my-model --prompts prompts.jsonl --output runs/calibrated
-
-A line of `prompts.jsonl` is {"image": path, "question": words}, the path relative to the file; without `--prompts`,
-the micro-world's validation split plays your prompts. `--output` is a copy of the model with the choice in its config.
-In Python: `calibrate(model, processor, images, questions)`.
+    calibrate(model, processor, images, questions)     # on the command line: vift calibrate
 
 The model writes a caption of each image, then answers the question from that caption alone. This answer `a` needs no
 fusion and no label, but costs a caption. The setting is kept under which the fused prompt gives `a` the highest mean
@@ -15,24 +10,18 @@ log-likelihood per token:
 
 The grid: bands x doses at alpha = 1, then other alphas at the best of them; replacing the text tokens' states at the
 input of one layer (alpha = 0, beta = 1); the best of all without the text run's first token, if that is an attention
-sink; and no fusion. It answers the question that arXiv 2502.11427 leaves open, how the coefficients can be set
-automatically. Shapes: B prompts, S prompt tokens, A answer tokens.
+sink; and no fusion. `bands="lens"` (`--lens`) tries one band only, that of the logit-lens rule (`vift_layers.lens`)
+with `a` as the answers: as many fused runs as there are doses. It answers the question that arXiv 2502.11427 leaves
+open, how the coefficients can be set automatically. Shapes: B prompts, S prompt tokens, A answer tokens.
 """
-
-import argparse
-import sys
-from pathlib import Path
 
 import torch
 
 from modeling_vift import resolve_fusion
+from vift_layers.lens import lens_band, lens_profile
 
 from .answers.generate import prompts_of
-from .cli import OneLineParser, UserError, run
 from .engine import Engine, Request
-from .files import json_rows
-from .images import open_image
-from .models import BUNDLED, load_model
 
 DOSES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # beta x number of fused layers; the paper's are 1.4 and 2.1
 ALPHAS = (0.9, 1.1)  # besides 1.0
@@ -61,6 +50,21 @@ def sink_of(model, input_ids, attention_mask, layers) -> float:
     return max(float(of_layer[first].median() / of_layer[~first].median()) for of_layer in lengths)
 
 
+def candidates_of(model, bands, doses) -> list[tuple]:
+    """(band, dose) of each, where beta = dose / layers is at most 2.
+
+    Raises:
+        ValueError: none is.
+    """
+    candidates = []
+    for band in (bands := list(bands)):
+        count = len(resolve_fusion(model.config, True, fusion_layers=band, beta=0.0).layers)
+        candidates += [(band, dose) for dose in doses if abs(dose) <= 2 * count]
+    if not candidates:
+        raise ValueError(f"bands={bands} and doses={list(doses)} hold no candidate with beta = dose / layers up to 2")
+    return candidates
+
+
 @torch.no_grad()
 def calibrate(
     model,
@@ -84,15 +88,16 @@ def calibrate(
         images (list of pictures), questions (list of `str`): one of each per prompt; 32 to 64 are enough. No answers.
         caption_query (`str`): asks the model for a caption.
         read_back (`str` or callable): the prompt made of `caption` and `question`, a format or a function of the two.
-        bands (*optional*): candidates for `fusion_layers`; `default_bands` when None (and then `replacements` too).
+        bands (*optional*): candidates for `fusion_layers`; `default_bands` when None (and then `replacements` too);
+            "lens" for the band of the logit-lens rule.
         doses, alphas: candidates; alpha = 1 is always tried.
         caption_tokens, answer_tokens (`int`): most tokens of a caption, and of an answer that are compared.
         store (`bool`): write the choice into `model.config` (saved by `save_pretrained`).
 
     Returns:
         `{"fusion_alpha", "fusion_dose", "fusion_layers", "fusion_skip_first", "score", "unfused_score", "sink",
-        "answers", "table"}`; scores are log-likelihoods per token, `sink` is `sink_of` the layers chosen. If nothing
-        beats no fusion the dose is 0 and fusion is off.
+        "answers", "table"}`; scores are log-likelihoods per token, `sink` is `sink_of` the layers chosen, "lens" (with
+        `bands="lens"`) is `lens_profile`. If nothing beats no fusion the dose is 0 and fusion is off.
 
     Raises:
         ValueError: no prompts, not one image per question, or a candidate out of range.
@@ -102,13 +107,8 @@ def calibrate(
         raise ValueError(f"calibrate needs one image per question: {len(images)} images, {len(questions)} questions")
     num_layers = model.config.get_text_config().num_hidden_layers
     replaced = replacements(num_layers) if bands is None else []
-    bands = default_bands(num_layers) if bands is None else list(bands)
-    candidates = []
-    for band in bands:
-        count = len(resolve_fusion(model.config, True, fusion_layers=band, beta=0.0).layers)
-        candidates += [(band, dose) for dose in doses if abs(dose) <= 2 * count]  # beta is at most 2
-    if not candidates:
-        raise ValueError(f"bands={bands} and doses={list(doses)} hold no candidate with beta = dose / layers up to 2")
+    bands = default_bands(num_layers) if bands is None else bands
+    candidates = [] if bands == "lens" else candidates_of(model, bands, doses)
     template = read_back
     if not callable(read_back):
 
@@ -143,6 +143,10 @@ def calibrate(
     def best_of(table: list[dict]) -> dict:
         return max(table, key=lambda row: row["score"])
 
+    seen = {}
+    if bands == "lens":
+        seen = {"lens": lens_profile(model, batches)}
+        candidates = candidates_of(model, [lens_band(seen["lens"])], doses)
     unfused = score({"fusion": False})
     table = scored([{"fusion_layers": band, "dose": dose, "alpha": 1.0} for band, dose in candidates])
     at_best = {name: best_of(table)[name] for name in ("fusion_layers", "dose")}
@@ -165,76 +169,4 @@ def calibrate(
         model.config.fusion_beta = None  # the dose says it
         model.config.fusion_enabled = best["dose"] != 0.0
     scores = {"score": best["score"], "unfused_score": unfused, "sink": sink}
-    return chosen | scores | {"answers": answers, "table": table}
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser("vift-calibrate", __doc__.split("\nThe model writes")[0])
-    parser.add_argument("--model", default=str(BUNDLED), help="folder or Hub id of a VIFT model")
-    parser.add_argument("--prompts", type=Path, help='JSON lines {"image", "question"}')
-    parser.add_argument("--n", type=int, default=64, help="use so many prompts (default 64)")
-    parser.add_argument("--caption-query", help="how to ask this model for a caption")
-    parser.add_argument("--output", type=Path, help="folder for a copy of the model with the choice in its config")
-    return parser
-
-
-def read_prompts(file: Path, count: int) -> tuple[list, list[str]]:
-    """(images, questions) of the first `count` lines."""
-    images, questions = [], []
-    for number, row in json_rows(file, count, f"--prompts={file}"):
-        if not isinstance(row, dict) or not {"image", "question"} <= set(row):
-            raise UserError(f'--prompts={file}, line {number}: not {{"image": ..., "question": ...}}')
-        images.append(open_image(file.parent / str(row["image"]))[0])
-        questions.append(str(row["question"]))
-    return images, questions
-
-
-def calibrate_model(args: argparse.Namespace) -> None:
-    if args.n < 1:
-        raise UserError(f"--n={args.n} must be at least 1")
-    if args.output is not None and args.output.exists() and any(args.output.iterdir()):
-        raise UserError(f"--output={args.output} exists and is not empty")
-    options = {}
-    if args.prompts is not None:
-        images, questions = read_prompts(args.prompts, args.n)
-    else:
-        from vift_microworld import language, visual_questions
-
-        from .answers.conditions import read_back
-
-        rows = visual_questions(args.n, seed=12, split="validation")
-        images, questions = [row[0] for row in rows["images"]], list(rows["question"])
-        options = {"caption_query": language.DETAILED_QUERIES[0], "caption_tokens": 48, "read_back": read_back}
-    if args.caption_query:
-        options["caption_query"] = args.caption_query
-    model, processor = load_model(args.model)
-    result = calibrate(model, processor, images, questions, **options)
-    print(f"{len(questions)} prompts, log-likelihood per token of the answers read from the model's own captions:")
-    for row in sorted(result["table"], key=lambda row: -row["score"])[:5]:
-        skipped = ", without the first token" if row.get("fusion_skip_first") else ""
-        print(
-            f"  layers {row['fusion_layers']}, dose {row['dose']}, alpha {row['alpha']}{skipped}: {row['score']:.3f}"
-        )
-    print(f"  without fusion: {result['unfused_score']:.3f}")
-    if result["sink"] > SINK:
-        print(f"the first token is an attention sink: its state is {result['sink']:.0f} times as long (docs/span.md)")
-    if result["fusion_dose"]:
-        chosen = ["fusion_layers", "fusion_dose", "fusion_alpha", *["fusion_skip_first"] * result["fusion_skip_first"]]
-        print("chosen: " + ", ".join(f"{name} {result[name]}" for name in chosen))
-    else:
-        print("chosen: no fusion, nothing is better than without")
-    if args.output is not None:
-        from transformers import PretrainedConfig
-
-        stored = PretrainedConfig.get_config_dict(args.model)[0].get("dtype") or "float32"
-        model.to(getattr(torch, stored)).save_pretrained(args.output)
-        processor.save_pretrained(args.output)
-        print(f"wrote {args.output}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run("vift-calibrate", calibrate_model, build_parser().parse_args(argv))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return chosen | scores | seen | {"answers": answers, "table": table}

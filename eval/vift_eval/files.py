@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .cli import UserError, first_line
+from vift_hub.cli import UserError, first_line
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from vift_hub import pictures
-
-from .cli import first_line
+from vift_hub.cli import first_line
 
 MAX_PIXELS = 64_000_000  # twice a 32-megapixel camera; 192 MB once decoded
 

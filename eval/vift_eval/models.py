@@ -3,70 +3,58 @@
 import re
 from pathlib import Path
 
-from .cli import UserError, first_line
+from vift_hub.cli import UserError, hide_bars, one_line
+from vift_hub.models import BUNDLED, carried, config_of, loader_of
 
-BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "vift-micro"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+TASKS = carried(Path(__file__).resolve().parent, "tasks", "eval/tasks")  # of lmms-eval, in YAML
 SMALL = 20_000_000  # parameters; a smaller model only waits for its other threads
 
+__all__ = ["BUNDLED", "DTYPES", "TASKS", "config_of", "load_model", "model_name", "unknown_words"]
 
-def load_model(name: str, revision: str | None = None, dtype: str = "float32", argument="--model", any_kind=False):
+
+def load_model(name: str, revision: str | None = None, dtype: str = "float32", argument="--model", any_kind=False,
+               trust_remote_code: bool = False):  # fmt: skip
     """
     (model, processor) of a VIFT checkpoint, or of a vision-language model of any kind that transformers knows.
-
-    The config is looked at first, so that no code of a repository is run that is no VIFT model.
 
     Args:
         name: folder or Hub id. revision: on the Hub.
         dtype: "auto" (as the weights are), "float32", "bfloat16" or "float16".
         argument: what the user calls `name`.
         any_kind (`bool`): other models than VIFT too, with transformers' own code.
+        trust_remote_code (`bool`): run the Python files of a repository on the Hub (`vift_hub.models.loader_of`).
 
     Raises:
         UserError: not there, not a VIFT model, or it does not load.
     """
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     given = f"{argument}={name}"
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
-    kind = config_of(name, revision, argument, any_kind).get("model_type")
+    config = config_of(name, revision, argument, any_kind)  # before the seconds that torch takes
+    import torch
+    from transformers import AutoProcessor
+    from transformers.utils import logging
+
+    from vift_hub.original import all_there
+
+    hide_bars()
+    logging.set_verbosity_error()
+    loader, trusted = loader_of(name, config, trust_remote_code)
     try:
-        where = {"revision": revision, "trust_remote_code": kind == "vift"}
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **where)
+        where = {"revision": revision, "trust_remote_code": trusted}
+        model, loading = loader.from_pretrained(name, dtype=dtype, output_loading_info=True, **where)
+        if config.get("model_type") == "vift":
+            all_there(name, loading)
         processor = AutoProcessor.from_pretrained(name, **where)
     except Exception as error:  # a damaged file raises whatever its reader raises
         advice = "; pip install 'vift[vlm]', as docs/families.md says" if isinstance(error, ImportError) else ""
-        raise UserError(f"{given} does not load ({first_line(error)}){advice}") from error
+        if "trust_remote_code=True" in str(error):
+            raise UserError(f"{given} has Python files of its own: read them, then say --trust-remote-code") from error
+        raise UserError(f"{given} does not load ({one_line(error)}){advice}") from error
     if model.num_parameters() < SMALL:
         torch.set_num_threads(1)
     return model.eval(), processor
-
-
-def config_of(name: str, revision: str | None = None, argument: str = "--model", any_kind: bool = False) -> dict:
-    """What config.json of a model says; a UserError as `load_model`'s, before anything of the model is loaded."""
-    from transformers import PretrainedConfig
-
-    given = f"{argument}={name}"
-    if name == str(BUNDLED) and not (BUNDLED / "config.json").is_file():
-        raise UserError(f"the bundled model is not there ({BUNDLED}); `make micro` trains it")
-    if Path(name).is_file():
-        raise UserError(f"{given} is a file; a model is a folder or a Hub id")
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise UserError(f"{given} is not a model: the folder has no config.json")
-    try:
-        config, _ = PretrainedConfig.get_config_dict(name, revision=revision)
-    except (OSError, ValueError) as error:
-        where = "not a readable model" if Path(name).is_dir() else "neither a folder nor found on the Hub"
-        raise UserError(f"{given} is {where} ({first_line(error)})") from error
-    kind = config.get("model_type") or "unknown"
-    if kind != "vift" and not any_kind:
-        raise UserError(f"{given} is not a VIFT model: its model_type is {kind!r}")
-    return config
 
 
 def unknown_words(tokenizer, text: str) -> list[str]:

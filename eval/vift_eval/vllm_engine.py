@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import torch
 
-from .cli import UserError
+from vift_hub.cli import UserError
+
 from .engine import SAMPLING_KEYS, Answer, Engine, Request
 
 RENAMED = {"repetition_penalty": "repetition_penalty", "min_new_tokens": "min_tokens"}  # `generate()`'s -> vLLM's

@@ -1,4 +1,4 @@
-"""A model's card: `fill` gives what `vift-push` publishes, `training_card` what a training run leaves behind.
+"""A model's card: `fill` gives what `vift push` publishes, `training_card` what a training run leaves behind.
 
 The first is `model_card.md` with its `{{ … }}` filled from the model and from files of the user. The second says how
 the checkpoint is asked and how it was trained (TRL's own card shows a text pipeline, which cannot load a VIFT).
@@ -20,7 +20,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 # comments of Markdown, each after an empty line
-SCORED = "lmms-eval "  # in the name of every score that `vift-card` wrote
+SCORED = "lmms-eval "  # in the name of every score that `vift card` wrote
 MARKS = ("[//]: # (vift: generated from here on; text outside these two lines is kept)", "[//]: # (vift: end)")
 BLOCK = re.compile("(.*?)".join(map(re.escape, MARKS)), re.DOTALL)
 NOT_GIVEN = {
@@ -114,7 +114,7 @@ def read(content: bytes, name) -> RepoCard:
 
 
 def without_scores_of_ours(data: dict) -> list[str]:
-    """Takes the scores that `vift-card` wrote, which are of the weights then, out of `data`; returns their names."""
+    """Takes the scores that `vift card` wrote, which are of the weights then, out of `data`; returns their names."""
     names = []
     for model in list(data.get("model-index", [])):
         ours = [one for one in model["results"] if SCORED in str(one["dataset"]["name"])]

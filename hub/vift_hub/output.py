@@ -1,10 +1,13 @@
-"""A folder that a command writes: new, and whole or not there."""
+"""A folder that a command writes: new, whole or not there, and of one run at a time."""
 
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
+
+LOCK = ".cache/huggingface/vift-train.lock"  # where the Hub's client uploads nothing from
 
 
 def check_new(output: Path) -> None:
@@ -26,3 +29,15 @@ def new_folder(output: Path):
             part.replace(output)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"output={output} cannot be written: {error}") from error
+
+
+def lock(folder: str | Path, argument: str = "output_dir") -> FileLock:
+    """Held as long as the result lives; released by the system when the process dies."""
+    file = Path(folder) / LOCK
+    file.parent.mkdir(parents=True, exist_ok=True)
+    one = FileLock(file, is_singleton=True)
+    try:
+        one.acquire(timeout=6)  # data workers of a killed run notice its end within 5 seconds
+    except Timeout:
+        raise ValueError(f"{argument}={folder}: another run is writing there; give each run its own") from None
+    return one

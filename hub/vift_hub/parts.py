@@ -88,8 +88,9 @@ def load_tower(part: str, dtype):
         if vision.model_type.startswith("siglip2"):
             reason = "a NaFlex tower: its pictures have patches of any number"
             raise ValueError(f"{argument} is {reason}; take a SigLIP 2 of one size, such as siglip2-base-patch16-224")
-        if not hasattr(vision, "image_size"):
-            raise ValueError(f"{argument} is a {vision.model_type}, which has no image_size: not a vision tower")
+        if not (hasattr(vision, "image_size") or hasattr(vision, "num_channels")):
+            kind = f"a {vision.model_type}, which reads no pictures (no image_size, no num_channels)"
+            raise ValueError(f"{argument} is {kind}; take a vision tower, such as siglip-base-patch16-224")
         tower = AutoModel.from_pretrained(place, dtype=dtype)
         return getattr(tower, "vision_model", tower), AutoImageProcessor.from_pretrained(place, use_fast=False)
     except OSError as error:

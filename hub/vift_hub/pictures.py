@@ -11,9 +11,7 @@ from unittest.mock import patch
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
-from transformers.utils import logging
 
-logger = logging.get_logger(__name__)
 DECODING = threading.RLock()  # the switch has one value for all threads
 
 
@@ -56,7 +54,9 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     if (shown := eight_bit(image)) is not image:
         kind = {"F": "floating-point", "I": "32-bit"}.get(image.mode, "16-bit")
         notes.append(f"has {kind} pixels; rescaled to 8 bits: its darkest became black, its brightest white")
-        logger.warning_once(f"A picture {notes[-1]}")  # here too: notes are not shown everywhere
+        from transformers.utils import logging  # takes seconds to import
+
+        logging.get_logger(__name__).warning_once(f"A picture {notes[-1]}")  # here too: notes are not shown everywhere
         image = shown
     if image.has_transparency_data:
         image = image.convert("RGBA")

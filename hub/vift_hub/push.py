@@ -1,14 +1,9 @@
 """Publish a VIFT on the Hub: one complete commit, made only if the folder loads back.
 
-    vift-push runs/stage2 org/vift-7b --dry-run                 # lists what would be uploaded; no network
-    vift-push runs/stage2 org/vift-7b --training-data data.md --evaluation results.md --eval-results scores.yaml
-    vift-push runs/stage3 org/vift-7b --update                  # a new commit to a repository that exists
-    vift-push runs/stage2 org/vift-7b --space space             # and the demonstration, as a Space of the same name
-
 Weights (safetensors, sharded), config, code, `custom_generate/`, processor, chat template, generation config, model
 card and `.eval_results/` go up in one commit: a run that breaks off publishes nothing, and removes the repository that
 it made. A second commit pins the card's snippets to the first. The token is the one of `hf auth login`, or HF_TOKEN.
-What the source's README.md and `.eval_results/` hold (`vift-card`) is published, what the repository's hold is kept.
+What the source's README.md and `.eval_results/` hold (`vift card`) is published, what the repository's hold is kept.
 """
 
 import argparse
@@ -19,20 +14,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import CardData, CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import CardData, CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx, validate_repo_id
 from safetensors import SafetensorError
 
 from . import card, stage
+from .cli import UserError, hide_bars
 
 # names that only this project gives; nothing else is deleted
 OURS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|(custom_generate/)?\w+_vift\.py")
 HUB_ERRORS = (HfHubHTTPError, httpx.HTTPError, RuntimeError, OSError, ValueError)
-
-
-class PushError(Exception):
-    """What the user can put right; shown as one line, exit status 2."""
 
 
 def explain(error: Exception, repo_id: str) -> str:
@@ -60,19 +52,19 @@ def look(api: HfApi, repo_id: str, repo_type="model", revision="main", update=Fa
     (head, files, README.md or None) of a branch; (None, nothing, None) where the repository does not exist.
 
     Raises:
-        PushError: it holds files and `update` is not given, or there is no such branch.
+        UserError: it holds files and `update` is not given, or there is no such branch.
     """
     if not api.repo_exists(repo_id, repo_type=repo_type):
         if revision != "main":
-            raise PushError(f"revision={revision}: {repo_id} does not exist yet, its first commit goes to main")
+            raise UserError(f"revision={revision}: {repo_id} does not exist yet, its first commit goes to main")
         return None, set(), None
     heads = {one.name: one.target_commit for one in api.list_repo_refs(repo_id, repo_type=repo_type).branches}
     if revision not in heads:
-        raise PushError(f"revision={revision} is no branch of {repo_id}; it has {', '.join(sorted(heads))}")
+        raise UserError(f"revision={revision} is no branch of {repo_id}; it has {', '.join(sorted(heads))}")
     place = {"repo_type": repo_type, "revision": heads[revision]}
     there = set(api.list_repo_files(repo_id, **place)) - {".gitattributes"}
     if there and not update:
-        raise PushError(f"{repo_id} exists and holds {len(there)} files: pass --update to add a commit to it")
+        raise UserError(f"{repo_id} exists and holds {len(there)} files: pass --update to add a commit to it")
     if "README.md" not in there:
         return heads[revision], there, None
     url = f"{api.endpoint}/{'spaces/' * (repo_type == 'space')}{repo_id}/resolve/{heads[revision]}/README.md"
@@ -82,13 +74,13 @@ def look(api: HfApi, repo_id: str, repo_type="model", revision="main", update=Fa
 
 
 def may_write(api: HfApi, repo_id: str) -> None:
-    """Raises PushError where there is no token, or one that cannot write to `repo_id`."""
+    """Raises UserError where there is no token, or one that cannot write to `repo_id`."""
     if get_token() is None:
-        raise PushError("no token: run `hf auth login`, or set HF_TOKEN to one that can write")
+        raise UserError("no token: run `hf auth login`, or set HF_TOKEN to one that can write")
     user = api.whoami()
     read_only = user.get("auth", {}).get("accessToken", {}).get("role") == "read"
     if read_only or repo_id.split("/")[0] not in (user["name"], *(one["name"] for one in user.get("orgs", ()))):
-        raise PushError(f"nothing was published: this token has no permission to write to {repo_id}")
+        raise UserError(f"nothing was published: this token has no permission to write to {repo_id}")
 
 
 def publish(api: HfApi, operations: list, repo_id: str, head: str | None, message: str, *, repo_type="model",
@@ -100,7 +92,7 @@ def publish(api: HfApi, operations: list, repo_id: str, head: str | None, messag
         head: what the branch was when it was looked at (None: no repository, so one is made, with `create`).
 
     Raises:
-        PushError: no permission, another commit since `head`, or the upload broke off. Then nothing is visible, and a
+        UserError: no permission, another commit since `head`, or the upload broke off. Then nothing is visible, and a
             repository that was made for it is gone again.
     """
     created = False
@@ -120,7 +112,7 @@ def publish(api: HfApi, operations: list, repo_id: str, head: str | None, messag
             except (HfHubHTTPError, httpx.HTTPError):
                 undone = f"; the new, empty repository {repo_id} could not be removed"
         if isinstance(error, HUB_ERRORS):
-            raise PushError(f"nothing was published: {explain(error, repo_id)}{undone}") from error
+            raise UserError(f"nothing was published: {explain(error, repo_id)}{undone}") from error
         raise
 
 
@@ -129,7 +121,7 @@ def space_card(folder: Path) -> RepoCard:
     file = folder / "README.md"
     page = card.read(file.read_bytes(), file) if file.is_file() else RepoCard("---\n{}\n---\n")
     if "sdk" not in page.data:
-        raise PushError(f"space={folder} holds no README.md with a Space's header (sdk: gradio)")
+        raise UserError(f"space={folder} holds no README.md with a Space's header (sdk: gradio)")
     return page
 
 
@@ -166,7 +158,7 @@ def push(args: argparse.Namespace, done: list[str]) -> None:
             text.save(folder / "README.md")
         except (OSError, SafetensorError) as error:
             where = f"{scratch} ({shutil.disk_usage(scratch).free:,d} bytes free; TMPDIR names another place)"
-            raise PushError(f"nothing was published: staging in {where}: {error}") from error
+            raise UserError(f"nothing was published: staging in {where}: {error}") from error
         stage.check(folder, model, processor)
         print(f"loads back: {folder.name} gives the same logits and answers in a fresh process without this package")
         mine = {file.name for file in args.source.iterdir() if not file.name.startswith(".")}
@@ -202,14 +194,14 @@ def push(args: argparse.Namespace, done: list[str]) -> None:
             api.create_commit(args.repo_id, [operation], commit_message="Pin the card's snippets to a commit", **place)
         except HUB_ERRORS as error:
             unpinned = f"published, but the card's snippets name {args.revision} instead of the commit"
-            raise PushError(f"{unpinned}: {explain(error, args.repo_id)}") from error
+            raise UserError(f"{unpinned}: {explain(error, args.repo_id)}") from error
         if page:
             options = {"repo_type": "space", "private": args.private, "space_sdk": page.data["sdk"]}
             place = (args.repo_id, seen["space"][0], "Publish the Space")
             try:
                 commit = publish(api, [*uploads["space"].values()], *place, **options)
-            except PushError as error:
-                raise PushError(f"the model is published, its Space is not: {error}") from error
+            except UserError as error:
+                raise UserError(f"the model is published, its Space is not: {error}") from error
             print(f"published the Space {args.repo_id}, revision {commit}")
 
 
@@ -217,37 +209,30 @@ def stop(number, frame):
     raise KeyboardInterrupt(number)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="vift-push", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", type=Path, help="folder of a VIFT")
-    parser.add_argument("repo_id", help="where it goes: user/name or org/name")
-    parser.add_argument("--dry-run", action="store_true", help="build and check, list the files, upload nothing")
-    parser.add_argument("--update", action="store_true", help="add a commit to a repository that holds files")
-    parser.add_argument("--revision", default="main", help="branch (default main)")
-    parser.add_argument("--private", action="store_true", help="a new repository is private")
-    parser.add_argument("--training-data", type=Path, help="Markdown for the card: what it was trained on")
-    parser.add_argument("--evaluation", type=Path, help="Markdown for the card: numbers with their commands")
-    parser.add_argument("--limits", type=Path, help="Markdown for the card: limits of this model")
-    parser.add_argument("--eval-results", type=Path, help="YAML for .eval_results/, in the Hub's format")
-    parser.add_argument("--space", type=Path, help="folder of a Gradio demonstration, published as a Space")
-    parser.add_argument("--max-shard-size", default="5GB", help="largest weights file (default 5GB)")
-    args = parser.parse_args(argv)
+def publish_folder(args: argparse.Namespace) -> None:
+    """
+    `push`, whose faults are one line.
+
+    Args:
+        args: the options of `vift push`.
+
+    Raises:
+        ValueError: nothing was published, or what was.
+        SystemExit: it was stopped.
+    """
     done: list[str] = []
     for name in ("SIGTERM", "SIGHUP"):  # clean up as after Ctrl-C; nohup ignores the second, and so it stays
         if (number := getattr(signal, name, None)) and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, stop)
+    hide_bars()
     try:
         push(args, done)
     except (HfHubHTTPError, httpx.HTTPError) as error:
-        parser.exit(2, f"vift-push: error: nothing was published: {explain(error, args.repo_id)}\n")
-    except (PushError, HFValidationError, ValueError, OSError) as error:
-        parser.exit(2, f"vift-push: error: {' '.join(str(error).split())}\n")
+        raise UserError(f"nothing was published: {explain(error, args.repo_id)}") from error
     except KeyboardInterrupt as stopped:
-        status = 128 + (stopped.args[0] if stopped.args else signal.SIGINT)
-        parser.exit(status, f"vift-push: interrupted; {done[0] if done else 'nothing was published'}\n")
-
-
-if __name__ == "__main__":
-    main()
+        print(f"vift push: interrupted; {done[0] if done else 'nothing was published'}", file=sys.stderr)
+        raise SystemExit(128 + (stopped.args[0] if stopped.args else signal.SIGINT)) from None
+    if args.dry_run:
+        print("nothing was uploaded; the same command without --dry-run publishes it")
+    else:
+        print(f"next: look at {constants.ENDPOINT}/{args.repo_id}")

@@ -2,7 +2,7 @@
 
 Run as a script in a fresh interpreter, with this project's packages blocked: `python roundtrip.py FOLDER OUT`. It
 loads the folder as a stranger would (`trust_remote_code=True`), asks one question about a picture of noise, and writes
-logits and greedy answers, without and with fusion, to OUT. `vift-push` compares them with those of the model it read.
+logits and greedy answers, without and with fusion, to OUT. `vift push` compares them with those of the model it read.
 """
 
 import sys

@@ -32,7 +32,7 @@ def load(source: Path):
     Raises:
         ValueError: not a VIFT, or weights missing, left over or of another shape; no chat template.
     """
-    read_config(source, "vift", "not a VIFT: vift-convert makes one")
+    read_config(source, "vift", "not a VIFT: vift convert makes one")
     try:
         model, processor = read(VIFTForConditionalGeneration, source, VIFTConfig.from_pretrained(source))
     except Exception as error:  # whatever a file that is broken makes its reader raise
@@ -44,7 +44,7 @@ def load(source: Path):
 
 def score_files(source: Path, more: Path | None) -> list[Path]:
     """
-    What goes into `.eval_results/`: the files that `source` has there (`vift-card`), and `more`.
+    What goes into `.eval_results/`: the files that `source` has there (`vift card`), and `more`.
 
     Raises:
         ValueError: a file is not in the Hub's format, or two have one name.

@@ -64,15 +64,21 @@ def band_rule(profile) -> Band:
         return Band(first, stop, clean, reason)
     peak = int(np.nanargmax(written))
     least = values[known[0]] + SHARE * rise
-    high = np.nan_to_num(written, nan=-np.inf) >= least
-    first, stop = peak, peak + 1
-    while first > 0 and high[first - 1]:
-        first -= 1
-    while stop < num_layers and high[stop]:
-        stop += 1
+    first, stop = around(written, peak, least)
     start = f"{values[known[0]]:.3f} at representation {known[0]}"
     reason = f"overlap {start}, peak {written[peak]:.3f} after layer {peak}, half at {least:.3f}"
     return Band(first, stop, clean, reason)
+
+
+def around(values: np.ndarray, peak: int, least: float) -> tuple[int, int]:
+    """The longest half-open range around `peak` in which no value is below `least` (or nan)."""
+    high = np.nan_to_num(values, nan=-np.inf) >= least
+    first, stop = peak, peak + 1
+    while first > 0 and high[first - 1]:
+        first -= 1
+    while stop < len(values) and high[stop]:
+        stop += 1
+    return first, stop
 
 
 def overlap_profile(captured: Capture, k: int | None = None, pooling: str = "last") -> list[float]:

@@ -38,10 +38,10 @@ def write_instructions(rows, file: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--captions", type=int, default=4000, help="of each kind")
-    parser.add_argument("--instructions", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("folder", type=Path, help="a new folder")
+    parser.add_argument("--captions", type=int, default=4000, help="captioned pictures of each kind (default 4000)")
+    parser.add_argument("--instructions", type=int, default=2000, help="text-only instructions (default 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="of scenes and words (default 0)")
     args = parser.parse_args(argv)
     if args.folder.exists() and any(args.folder.iterdir()):
         parser.exit(2, f"error: {args.folder} exists and is not empty\n")

@@ -13,7 +13,7 @@ from vift_eval.answers.bootstrap import difference, interval
 from vift_eval.files import made_line, markdown_table, read_json, save_figure
 from vift_eval.plots import LINES, STYLE, draw_mean, plt
 
-from ..answers import UNTESTABLE, held_out, hits, one, points, pooled
+from ..answers import UNTESTABLE, held_out, hits, one, pick, points, pooled
 from ..runner import made_of, write_results
 from .study import ARMS, bands_of
 
@@ -26,6 +26,7 @@ MEANINGS = {"before": "stage 1, before tuning", **ARMS}
 PAIRS = (
     ("rule", "full"), ("rule", "connector"), ("rule", "complement"), ("rule", "random"), ("late", "full"),
     ("middle", "full"), ("middle", "first"), ("middle", "top"), ("middle", "spaced"), ("late", "rule"),
+    ("rule", "quarter"),
 )  # fmt: skip
 
 
@@ -127,6 +128,8 @@ def verdicts(results: dict) -> list[dict]:
           for other in ("first", "top", "spaced")),
         claim("the late half does as well as full training (seen in the authors' early runs)", "late", "full", "seen"),
     ]  # fmt: skip
+    if pick(results["arms"], arm="quarter"):
+        rows.append(claim("the band is better than a quarter of the layers, evenly spaced", "rule", "quarter", "seen"))
     rows[0]["reason"] = f"{share:.1%} of full training on families trained on; {rows[0]['reason']}"
     if "cost" in results:
         cost = {record["arm"]: record for record in results["cost"]}
@@ -185,7 +188,7 @@ def draw(results: dict, folder: Path) -> None:
 
 
 def page(results: dict) -> str:
-    meanings = "\n".join(f"- `{arm}`: {words}" for arm, words in MEANINGS.items())
+    meanings = "\n".join(f"- `{record['arm']}`: {MEANINGS[record['arm']]}" for record in results["arms"])
     rules = "\n".join(f"- seed {rule['seed']}: layers {rule['band']} ({rule['reason']})" for rule in results["rules"])
     claims = [[row["claim"], row["verdict"], row["reason"]] for row in results["verdicts"]]
     cost = (

@@ -46,6 +46,7 @@ ARMS = {
     "middle": "a third, from a quarter of the depth up",
     "top": "the highest third",
     "spaced": "a third, evenly spaced",
+    "quarter": "a quarter, evenly spaced",
 }
 DIVISOR = 4  # of the recipe's rows: the size for which the learning rate was chosen (docs/log.md)
 PAIRS = 1000  # of picture and caption, for the rule
@@ -68,8 +69,14 @@ def arms(band: range, num_layers: int, seed: int) -> dict[str, list[int] | None]
         "first": every[:size],
         "middle": every[start : start + size],
         "top": every[-size:],
-        "spaced": sorted({round(x) for x in np.linspace(0, num_layers - 1, size)}),
+        "spaced": spaced(num_layers, size),
+        "quarter": spaced(num_layers, max(1, round(num_layers / 4))),
     }
+
+
+def spaced(num_layers: int, size: int) -> list[int]:
+    """`size` layers from the first to the last, as evenly as can be (a quarter of them: arXiv 2412.12785)."""
+    return sorted({round(x) for x in np.linspace(0, num_layers - 1, size)})
 
 
 def bands_of(seed: int, work: Path = Path(".")) -> dict[str, list[int] | None]:

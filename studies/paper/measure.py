@@ -37,8 +37,9 @@ DOSE_SWEEP = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)
 WEIGHTS = {
     "logit_mix": (0.25, 0.5, 0.75),
     "logit_contrast": (-0.25, -0.5, -1.0),
-    "merged_weights": (0.1, 0.25, 0.5, 0.75),
+    "merged_weights": (-0.25, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0),
 }
+LAYER_WEIGHTS = (0.0, 0.5, 0.75, 1.0)  # tried in turn for each layer
 KEYWORDS = ("fusion_layers", "dose", "alpha")  # a setting of fusion, as conditions take it
 
 
@@ -103,6 +104,24 @@ def static_settings(model) -> list[dict]:
     return [dict(zip(KEYWORDS, values)) for values in (*added, *replacing)]
 
 
+def layer_weights(num_layers: int, answered):
+    """
+    One round of coordinate descent over the weights of `merged_layers`, from half and half: yields what to ask.
+
+    Args:
+        answered: gives the rows of what was yielded last.
+    """
+    best, most = [0.5] * (num_layers + 1), -1
+    tried = [best]
+    for place in range(num_layers + 1):
+        tried += [best[:place] + [weight] + best[place + 1 :] for weight in LAYER_WEIGHTS if weight != best[place]]
+        for weights in tried:
+            yield weights
+            if (right := answered()["outcome"].eq("right").sum()) > most:
+                best, most = weights, right
+        tried = []
+
+
 def measure_validation(seeds: list[int]) -> pd.DataFrame:
     """Sweeps: bands x doses, alpha and dose on the checkpoint's band and the paper's, weights of the baselines."""
     (seed,) = seeds
@@ -136,6 +155,8 @@ def measure_validation(seeds: list[int]) -> pd.DataFrame:
         more = {"language_model": language_model} if condition == "merged_weights" else {}
         for weight in weights:
             asked("weights", condition, weight=weight, **more)
+    for weights in layer_weights(num_layers, lambda: parts[-1]):
+        asked("merged", "merged_layers", weights=weights, language_model=language_model)
     for setting in static_settings(model):
         vectors = static_vectors(model, processor, calibration_questions("static"), setting["fusion_layers"])
         asked("static", "static_vector", vectors=vectors, **setting)
@@ -157,14 +178,18 @@ def choose(seeds: list[int]) -> dict:
     sweep = dict(list(rows.groupby("sweep")))
     weights = dict(list(sweep["weights"].groupby("condition", sort=False)))
     bands = dict(list(sweep["bands"].groupby("fusion_layers", sort=False)))
-    tuned = []
+    tuned, merged = [], []
     for seed in seeds:
+        part = sweep["merged"][sweep["merged"]["seed"].eq(seed)]
+        right = part.groupby(part["weights"].map(tuple), sort=False)["right"].mean()
+        merged.append({"seed": seed, "weights": [float(weight) for weight in right.idxmax()]})
         part = rows[rows["sweep"].isin(["bands", "replace"]) & rows["seed"].eq(seed)]
         tuned.append({"seed": seed, **best(part, ("condition", *KEYWORDS))})
     return {
         "weights": {condition: best(part, ("condition", "weight"))["weight"] for condition, part in weights.items()},
         "bands": [best(part, KEYWORDS) for part in bands.values()],
         "tuned": tuned,
+        "merged": merged,
         "static": best(sweep["static"], KEYWORDS),
     }
 
@@ -174,6 +199,8 @@ def keywords(seed: int, model, processor, chosen: dict) -> dict[str, dict]:
     vectors = static_vectors(model, processor, calibration_questions("static"), chosen["static"]["fusion_layers"])
     given = {condition: {} for condition in ASKED}
     given |= {condition: {"weight": weight} for condition, weight in chosen["weights"].items()}
+    weights = next(one["weights"] for one in chosen["merged"] if one["seed"] == seed)
+    given["merged_layers"] = {"weights": weights, "language_model": text_llm(seed)}
     given["merged_weights"]["language_model"] = text_llm(seed)
     given["static_vector"] = {"vectors": vectors, **chosen["static"]}
     return given
@@ -193,25 +220,26 @@ def measure_test(seeds: list[int]) -> pd.DataFrame:
 
 
 def measure_calibrate(seeds: list[int]) -> pd.DataFrame:
-    """calibrate() on unlabelled prompts against the setting tuned with labels, on the test split."""
+    """calibrate() on unlabelled prompts, in all bands and in that of the logit lens, against tuning with labels."""
     (seed,) = seeds
     model, processor = load(seed)
     prompts = calibration_questions("calibrate")
-    result = calibrate(
-        model, processor, [row[0] for row in prompts["images"]], list(prompts["question"]),
-        caption_query=language.DETAILED_QUERIES[0], read_back=read_back, caption_tokens=48, answer_tokens=8,
-        store=False,
-    )  # fmt: skip
-    outcomes = [outcome(answer, right) for answer, right in zip(result["answers"], prompts["answer"])]
+    images = [row[0] for row in prompts["images"]]
+
+    def chosen(**options) -> dict:
+        return calibrate(
+            model, processor, images, list(prompts["question"]), caption_query=language.DETAILED_QUERIES[0],
+            read_back=read_back, caption_tokens=48, answer_tokens=8, store=False, **options,
+        )  # fmt: skip
+
+    results = {"calibrated": chosen(), "lens": chosen(bands="lens")}
+    outcomes = [outcome(answer, right) for answer, right in zip(results["lens"]["answers"], prompts["answer"])]
     teacher = {"seed": seed, "choice": "teacher", "question": range(len(prompts)), "outcome": outcomes}
     tuned = next(one for one in read_json("choose.json")["tuned"] if one["seed"] == seed)
-    settings = {
-        "tuned": {name: tuned[name] for name in ("condition", *KEYWORDS)},
-        "calibrated": {
-            "condition": "fused", "alpha": result["fusion_alpha"], "dose": result["fusion_dose"],
-            "fusion_layers": result["fusion_layers"],
-        },
-    }  # fmt: skip
+    settings = {"tuned": {name: tuned[name] for name in ("condition", *KEYWORDS)}}
+    for choice, result in results.items():
+        names = {"alpha": "fusion_alpha", "dose": "fusion_dose", "fusion_layers": "fusion_layers"}
+        settings[choice] = {"condition": "fused"} | {name: result[key] for name, key in names.items()}
     questions = visual_questions(COUNT["test"], split="test")
     parts = [
         ask_rows(model, processor, questions, columns={"seed": seed, "choice": choice}, **setting)
@@ -226,7 +254,7 @@ def measure_cost(seeds: list[int]) -> pd.DataFrame:
     model, processor = load(seed)
     questions = visual_questions(COUNT["cost"], seed=1, split="test")
     given = keywords(seed, model, processor, read_json("choose.json"))
-    del given["merged_weights"]  # merged once; an answer costs what an unfused one does
+    del given["merged_weights"], given["merged_layers"]  # merged once; an answer costs what an unfused one does
     parts = []
     for number in range(len(questions)):
         for condition, kwargs in given.items():

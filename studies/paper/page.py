@@ -9,7 +9,7 @@ from pathlib import Path
 from vift_eval.answers.conditions import meaning
 from vift_eval.files import made_line, markdown_table
 
-from ..answers import one, percent, pick, points, with_interval
+from ..answers import percent, pick, points, with_interval
 from ..runner import made_of, write_results
 from .plan import ASKED, FUSED_OTHERWISE
 from .plots import draw
@@ -82,15 +82,19 @@ def arms_table(arms: list[dict]) -> str:
 
 
 def calibration_table(results: dict) -> str:
-    rows = []
-    for seed, delta in zip(results["seeds"], results["calibrated_minus_tuned"]["seeds"]):
-        row = [seed]
-        for choice in ("tuned", "calibrated"):
-            record = one(results["calibrate"], seed=seed, choice=choice)
+    rows, header = [[seed] for seed in results["seeds"]], ["seed"]
+    titles = {"tuned": "tuned with labels", "calibrated": "calibrate()", "lens": 'calibrate(bands="lens")'}
+    for choice, title in titles.items():
+        records = pick(results["calibrate"], choice=choice)
+        header += [title, "right"] if records else []
+        for row, record in zip(rows, records):
             row.append(f"layers {record['layers']}, dose {record['dose']}, α {record['alpha']}")
             row.append(percent(record["right"], 1))
-        rows.append([*row, points(delta)])
-    return markdown_table(["seed", "tuned with labels", "right", "calibrate()", "right", "difference [95 %]"], rows)
+        if deltas := results.get(f"{choice}_minus_tuned"):
+            header.append("difference [95 %]")
+            for row, delta in zip(rows, deltas["seeds"]):
+                row.append(points(delta))
+    return markdown_table(header, rows)
 
 
 def page(results: dict) -> str:

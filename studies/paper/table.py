@@ -70,6 +70,7 @@ def collect(work: Path, seeds: list[int]) -> dict:
 
 
 def _validation(rows: pd.DataFrame) -> dict:
+    rows = rows[rows["sweep"] != "merged"]  # a search of each seed's own; what it found is in `chosen`
     groups = settings_of(rows, SETTING)
     records = [setting | score(group) for setting, group in groups]
     for record, (setting, group) in zip(records, groups):
@@ -131,6 +132,7 @@ def _calibrate(rows: pd.DataFrame, seeds: list[int]) -> dict:
         "n_prompts": int(choices["teacher"]["question"].nunique()),
         "calibrate": records,
         "calibrated_minus_tuned": paired(choices["calibrated"], choices["tuned"]),
+        **({"lens_minus_tuned": paired(choices["lens"], choices["tuned"])} if "lens" in choices else {}),
     }
 
 

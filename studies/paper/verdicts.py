@@ -8,7 +8,7 @@ are missing, the verdict says so.
 
 from functools import partial
 
-from ..answers import UNTESTABLE, one, percent, points, some
+from ..answers import UNTESTABLE, one, percent, pick, points, some
 from .plan import lowest_quarter, top_half
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
@@ -201,10 +201,14 @@ def goal_controls(r: dict):
 def beats_baselines(r: dict):
     """Baselines that need no caption (nor a training run), each at its best weight on validation."""
     deltas = minus(r, "logit_mix", "logit_contrast", "merged_weights")
+    if pick(r["test"], condition="merged_layers"):  # its weights are searched for each layer, within [0, 1]
+        deltas |= minus(r, "merged_layers")
     reason = differences(deltas)
     if not all(delta["ci95"][0] > 0 for delta in deltas.values()):
         return NOT_MET, reason
-    tried = {name: some(r["validation"], sweep="weights", condition=name) for name in deltas}
+    tried = {
+        name: some(r["validation"], sweep="weights", condition=name) for name in deltas if name != "merged_layers"
+    }
     edge = [f"{name} {best(records)['weight']}" for name, records in tried.items() if at_edge(records, "weight")]
     if edge:
         return UNTESTABLE, f"the best weight is the last one tried ({', '.join(edge)}), more may be better; {reason}"

@@ -58,10 +58,25 @@ def test_merging_goes_from_one_model_to_the_other(bundled):
     assert torch.equal(whole.lm_head.weight, whole.model.language_model.embed_tokens.weight)  # still tied
 
 
+def test_merging_has_a_weight_for_each_layer_and_one_for_the_rest(bundled):
+    model, _ = bundled
+    other, before = language_model_of(model), dict(model.model.language_model.named_parameters())
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1.0)
+    weights = [0.0, 0.25, 0.5, 0.75, 1.0, -0.25, -0.5, -1.0, 0.1]
+    merged = merge_language_model(model, other, weights).model.language_model
+    for name, parameter in merged.named_parameters():
+        weight = weights[int(name.split(".")[1])] if name.startswith("layers.") else 0.1
+        assert torch.allclose(parameter, before[name] + weight, atol=1e-5), name
+
+
 def test_merging_refuses_weights_and_models_that_do_not_fit(bundled):
     model, _ = bundled
-    with pytest.raises(ValueError, match=r"weight=1.5 must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"weight=1.5 must be in \[-1, 1\]"):
         merge_language_model(model, language_model_of(model), 1.5)
+    with pytest.raises(ValueError, match="weight has 8 numbers, 8 layers and all else need 9"):
+        merge_language_model(model, language_model_of(model), [0.5] * 8)
     config = type(model.config.text_config)(**{**model.config.text_config.to_dict(), "hidden_size": 64})
     with pytest.raises(ValueError, match="language_model has .*64.* the model .*128"):
         merge_language_model(model, Qwen2ForCausalLM(config), 0.5)
@@ -94,8 +109,10 @@ def test_static_vectors_are_means_by_place_from_the_end(bundled, questions):
 def test_what_is_missing_or_unknown_is_refused(bundled, questions):
     with pytest.raises(ValueError, match="condition='guess' must be one of unfused"):
         evaluate(*bundled, questions, "guess")
-    with pytest.raises(ValueError, match="merged_weights.*language_model"):
+    with pytest.raises(ValueError, match="merged weights need language_model"):
         evaluate(*bundled, questions, "merged_weights")
+    with pytest.raises(ValueError, match="merged_layers needs weights"):
+        evaluate(*bundled, questions, "merged_layers")
     with pytest.raises(ValueError, match="static_vector.*vectors"):
         evaluate(*bundled, questions, "static_vector")
 
@@ -104,6 +121,7 @@ def test_every_condition_says_what_it_is_and_answers(bundled, questions):
     model, processor = bundled
     needs = {
         "merged_weights": {"language_model": language_model_of(model)},
+        "merged_layers": {"language_model": language_model_of(model), "weights": [0.5] * 9},
         "static_vector": {"vectors": static_vectors(model, processor, questions)},
         "band": {"fusion_layers": "0:4"},
         "replaced": {"fusion_layers": "1:2"},

@@ -5,10 +5,12 @@ import json
 import pytest
 
 from modeling_vift import resolve_fusion
-from vift_eval import calibrate as command
+from tests.status import status_of
+from vift_eval import calibrate as module
 from vift_eval.answers.conditions import read_back
 from vift_eval.answers.generate import prompts_of
 from vift_eval.calibrate import calibrate
+from vift_eval.calibrate_command import main
 from vift_eval.engine import Engine
 from vift_eval.models import BUNDLED, load_model
 from vift_microworld import language, visual_questions
@@ -54,11 +56,11 @@ def test_the_sink_is_the_first_tokens_length_over_the_others(prompts):
     text = ids[0][mask[0].bool() & (ids[0] != model.config.image_token_id)]
     lengths = embedding[text].norm(dim=-1)
     expected = lengths[0] / lengths[1:].median()
-    assert command.sink_of(model, ids, mask, [0]) == pytest.approx(float(expected), rel=1e-5)
+    assert module.sink_of(model, ids, mask, [0]) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_without_the_first_token_is_tried_where_it_is_a_sink(prompts, monkeypatch):
-    monkeypatch.setattr(command, "SINK", 0.0)
+    monkeypatch.setattr(module, "SINK", 0.0)
     model, processor = load_model(str(BUNDLED))
     few = [part[:3] for part in prompts]
     found = calibrate(model, processor, *few, **OPTIONS | {"bands": ("4:8",), "doses": (2.0,), "alphas": ()})
@@ -146,7 +148,7 @@ def test_the_command_writes_a_model_with_the_choice(tiny_checkpoint, tmp_path, c
         lines.append(json.dumps({"image": f"{i}.png", "question": row["question"]}))
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
     arguments = ["--model", str(tiny_checkpoint), "--prompts", str(tmp_path / "prompts.jsonl"), "--n", "3"]
-    assert command.main([*arguments, "--output", str(tmp_path / "new")]) == 0
+    assert main([*arguments, "--output", str(tmp_path / "new")]) == 0
     said = capsys.readouterr().out
     assert said.startswith("3 prompts") and "chosen: " in said
     config = json.loads((tmp_path / "new" / "config.json").read_text())
@@ -160,12 +162,12 @@ def test_the_command_writes_a_model_with_the_choice(tiny_checkpoint, tmp_path, c
         (["--n", "0"], "--n=0 must be at least 1"),
         (["--prompts", "nowhere.jsonl"], "--prompts=nowhere.jsonl can't be read"),
         (["--prompts", "bad.jsonl"], "line 1: not"),
-        (["--output", "."], "exists and is not empty"),
+        (["--output", "."], "exists and is not an empty folder"),
     ],
 )
 def test_a_bad_command_is_one_line_and_status_2(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.jsonl").write_text('{"picture": "a.png"}\n')
-    assert command.main(arguments) == 2
+    assert status_of(main, arguments) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1

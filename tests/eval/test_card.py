@@ -1,4 +1,4 @@
-"""`vift-card`: numbers go from results files into `.eval_results` and `model-index`, and from nowhere else."""
+"""`vift card`: numbers go from results files into `.eval_results` and `model-index`, and from nowhere else."""
 
 import copy
 import json
@@ -7,6 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
+from tests.status import status_of
 from vift_eval.lmms.results import main
 
 
@@ -57,7 +58,7 @@ def run(folder, *results):
     for number, one in enumerate(results):
         paths.append(folder / f"{number}_results.json")
         paths[-1].write_text(json.dumps(one))
-    return main(["--results", *map(str, paths), "--model", str(folder / "model"), "--repo", "me/vift"])
+    return status_of(main, ["--results", *paths, "--model", folder / "model", "--repo", "me/vift"])
 
 
 def test_every_number_comes_from_the_results_file(folder, weights, capsys):

@@ -1,4 +1,4 @@
-"""`vift-demo`: table, JSON, picture; one's own picture; every bad input is one line, status 2."""
+"""`vift demo`: table, JSON, picture; one's own picture; every bad input is one line, status 2."""
 
 import json
 
@@ -15,7 +15,7 @@ SCORES = {"accuracy", "ci95", "caption_rate"}
 
 @pytest.fixture
 def run(tiny_checkpoint, tmp_path, monkeypatch, capsys):
-    """Calls vift-demo in an empty folder; returns (status, output, errors)."""
+    """Calls vift demo in an empty folder; returns (status, output, errors)."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments, model=tiny_checkpoint):
@@ -40,7 +40,7 @@ def refused(result, *words):
     """Status 2 and one line that holds the words; nothing else is printed."""
     status, out, err = result
     assert status == 2, (out, err)
-    assert out == "" and err.count("\n") == 1 and err.startswith("vift-demo: error: ")
+    assert out == "" and err.count("\n") == 1 and err.startswith("vift demo: error: ")
     for word in words:
         assert word in err
 
@@ -65,7 +65,7 @@ def test_table_json_and_picture(run, tmp_path):
     picture = Image.open(tmp_path / "demo.png")
     assert min(picture.size) > 500
     source = picture.text["Source"]
-    assert source.startswith("vift-demo --model tiny --n 30 ") and "weights tiny " in source
+    assert source.startswith("vift demo --model tiny --n 30 ") and "weights tiny " in source
     assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
 
 
@@ -243,5 +243,5 @@ def test_no_code_of_another_kind_of_model_is_run(run, tmp_path):
 
 def test_absent_bundled_model_says_how_to_get_one(run, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "BUNDLED", tmp_path / "vift-micro")
-    monkeypatch.setattr("vift_eval.models.BUNDLED", tmp_path / "vift-micro")
+    monkeypatch.setattr("vift_hub.models.BUNDLED", tmp_path / "vift-micro")
     refused(run(model=tmp_path / "vift-micro"), "make micro")

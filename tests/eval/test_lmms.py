@@ -88,7 +88,7 @@ def said(results, task):
 
 
 def test_all_ways_of_asking_give_the_answers_of_the_demo(runs, bundled):
-    """vift-demo = one rank, chat, batch 8 = two ranks = simple, batch 1 = chat, batch 1."""
+    """vift demo = one rank, chat, batch 8 = two ranks = simple, batch 1 = chat, batch 1."""
     from vift_eval.answers.conditions import evaluate
     from vift_microworld import exact_match, visual_questions
 

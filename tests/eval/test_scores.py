@@ -9,6 +9,7 @@ from PIL import Image, ImageFile
 from tests.eval.benchmarks import OURS, write
 from tests.eval.judge import judge
 from tests.eval.test_lmms import ask
+from tests.status import status_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -43,14 +44,14 @@ JUDGED = ["local_llava", "local_mathvision"]
 
 
 def card(results, folder, checkpoint):
-    """Exit status of `vift-card` on results as lmms-eval writes them."""
+    """Exit status of `vift card` on results as lmms-eval writes them."""
     from vift_eval.lmms.results import main
 
     results = {name: part for name, part in results.items() if name not in ("samples", "configs")}
     results |= {"date": "20261126", "configs": {name: {"dataset_path": "json"} for name in results["results"]}}
     path = folder / "results.json"
     path.write_text(json.dumps(results, default=str))
-    return main(["--results", str(path), "--model", str(checkpoint), "--repo", "me/vift"])
+    return status_of(main, ["--results", path, "--model", checkpoint, "--repo", "me/vift"])
 
 
 @pytest.mark.parametrize(("marks", "status"), [(None, 429), ("", 200), ("Both are lovely, 7 of 9 say.", 200)])

@@ -1,4 +1,4 @@
-"""`vift-sweep`: the answers of separate runs, at less cost; resumes; reports. And the failure signs."""
+"""`vift sweep`: the answers of separate runs, at less cost; resumes; reports. And the failure signs."""
 
 import json
 
@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.eval.benchmarks import OURS, ROOT
+from tests.status import status_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 MODEL = ROOT / "checkpoints" / "vift-micro"
@@ -47,7 +48,7 @@ def run(output, *more):
 
     arguments = ["--models", MODEL, "--tasks", "vift_micro_validation", "--include_path", OURS, "--output", output,
                  "--batch_size", 8, *more]  # fmt: skip
-    return main([str(argument) for argument in arguments])
+    return status_of(main, arguments)
 
 
 GRID = ("--limit", 16, "--beta", 0, 0.3, 0.6, "--layers", "0:2", "4:8")
@@ -75,7 +76,7 @@ def test_a_sweep_is_the_separate_runs_and_resumes_after_a_kill(tmp_path, capsys,
         alone = evaluate(model, processor, questions, "fused", **setting)
         assert row["value"] == pytest.approx(correct(alone, questions).mean()), row
     report = tmp_path / "whole" / "report.md"
-    for words in ("| 4:8 |", "vift-sweep --models", "all with alpha 1.0, rule cascade, span all, the answer's own"):
+    for words in ("| 4:8 |", "vift sweep --models", "all with alpha 1.0, rule cascade, span all, the answer's own"):
         assert words in report.read_text()
     for name in ("curve-1.png", "heat-1.png"):
         assert (tmp_path / "whole" / name).stat().st_size > 5000
@@ -106,7 +107,7 @@ def test_a_sweep_is_the_separate_runs_and_resumes_after_a_kill(tmp_path, capsys,
         (("--beta", 0.1, "--layers", "0:99"), ("0:99", "0 to 7")),
         (("--limit", 0), ("--limit",)),
         (("--tasks", "no_such_task"), ("no_such_task",)),
-        (("--include_path", "/absent"), ("--include_path",)),
+        (("--include_path", "/absent"), ("--include-path",)),
     ],
 )
 def test_bad_arguments_are_one_line_and_status_2(tmp_path, capsys, monkeypatch, arguments, words):
@@ -123,7 +124,7 @@ def test_bad_arguments_are_one_line_and_status_2(tmp_path, capsys, monkeypatch, 
         )
     assert run(tmp_path / "x", *arguments) == 2
     error = capsys.readouterr().err
-    assert error.startswith("vift-sweep: error: ") and error.count("\n") == 1
+    assert error.startswith("vift sweep: error: ") and error.count("\n") == 1
     for word in words:
         assert word in error
 

@@ -18,7 +18,7 @@ def refused(capsys, output, *arguments) -> str:
     capsys.readouterr()
     assert run(output, *arguments) == 2
     error = capsys.readouterr().err
-    (line,) = (line for line in error.splitlines() if line.startswith("vift-sweep: error: "))
+    (line,) = (line for line in error.splitlines() if line.startswith("vift sweep: error: "))
     assert "Traceback" not in error
     return line
 
@@ -52,8 +52,8 @@ def test_other_packages_questions_and_devices_are_another_sweep(tmp_path, capsys
 @pytest.mark.parametrize(
     ("mistake", "words"),
     [
-        (("--models", "micor"), "--models=micor"),
-        (("--models", MODEL, "micor"), "--models=micor"),
+        (("--models", "micor"), "--model=micor"),
+        (("--models", MODEL, "micor"), "--model=micor"),
         (("--beta", 99), "beta=99.0 must be"),
         (("--beta", "nan"), "beta=nan must be"),
         (("--alpha", "nan"), "alpha=nan must be"),

@@ -53,8 +53,8 @@ def test_answers_are_those_of_transformers(tmp_path):
 
 
 def test_without_vllm_it_says_so(monkeypatch):
-    from vift_eval.cli import UserError
     from vift_eval.vllm_engine import VLLMEngine
+    from vift_hub.cli import UserError
 
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match="engine=vllm needs vLLM"):

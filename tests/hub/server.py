@@ -1,4 +1,4 @@
-"""A Hub on localhost, in memory: just the endpoints that `vift-push` and loading call.
+"""A Hub on localhost, in memory: just the endpoints that `vift push` and loading call.
 
 Repositories are lists of commits, a commit a dict path -> bytes. Large files go through the Git LFS batch protocol, as
 on the Hub without Xet. A test breaks things by setting `refuse_commits`, `break_uploads`, `stall_uploads` or `race`.

@@ -1,4 +1,4 @@
-"""`vift-convert` keeps the logits, both ways and from LLaVA-1.5's and Bunny's own layout."""
+"""`vift convert` keeps the logits, both ways and from LLaVA-1.5's and Bunny's own layout."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,8 @@ from transformers import (
 
 from tests.modeling.checkpoint import save_checkpoint, tiny_processor
 from tests.modeling.tiny import IMAGE, batch_inputs
-from vift_hub.convert import convert, main
+from vift_hub.commands import convert as main
+from vift_hub.convert import convert
 
 BUNDLED = Path(__file__).parents[2] / "checkpoints" / "vift-micro"
 
@@ -101,7 +102,7 @@ def test_a_conversion_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatc
         main([str(tmp_path / "vift"), str(tmp_path / "out"), "--to", "llava"])
     error = capsys.readouterr().err.splitlines()[-1]  # above it the bars of `save_checkpoint`
     assert stopped.value.code == 2 and error.startswith(
-        f"vift-convert: error: output={tmp_path}/out cannot be written"
+        f"vift convert: error: output={tmp_path}/out cannot be written"
     )
     assert [file.name for file in tmp_path.iterdir()] == ["vift"]
 

@@ -1,4 +1,4 @@
-"""`vift-convert` from folders as the authors' code writes them: prompts and pixels exact, logits to 1e-5."""
+"""`vift convert` from folders as the authors' code writes them: prompts and pixels exact, logits to 1e-5."""
 
 import json
 
@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from tests.modeling.checkpoint import save_checkpoint
-from vift_hub.convert import main
+from vift_hub.commands import convert as main
 
 SYSTEM = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
 BUNNY = (
@@ -257,7 +257,7 @@ def test_what_cannot_be_converted_is_one_line_that_says_what_would_do(tmp_path, 
 
     whole, stage1 = authors.whole(), authors.stage1()
     refused(stage1 / "mm_projector.bin", "connector only: pass --language-model", args=[stage1])
-    refused("--language-model=/nowhere", "folder or Hub id", args=[stage1, "--language-model", "/nowhere"])
+    refused("--language-model=/nowhere", "no such file or folder", args=[stage1, "--language-model", "/nowhere"])
     refused("is a 'siglip_vision_model'", "'qwen2'", args=[stage1, "--language-model", tmp_path / "tower"])
     refused(whole, "leave out --language-model", args=[whole, "--language-model", base])
     refused("repetition_penalty=-1.0", "1 is none", args=[whole, "--repetition-penalty", "-1"])

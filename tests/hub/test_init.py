@@ -1,7 +1,8 @@
-"""`vift-init` joins a tower and a language model to the checkpoint that training starts from."""
+"""`vift init` joins a tower and a language model to the checkpoint that training starts from."""
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
@@ -16,8 +17,10 @@ from transformers import (
     SiglipModel,
 )
 
+from modeling_vift import VIFTConfig, VIFTForConditionalGeneration
 from tests.modeling.checkpoint import chat, tiny_processor
-from vift_hub.init import main
+from vift_hub.commands import init as main
+from vift_hub.init import build
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
 VISION = SMALL | {"image_size": 16, "patch_size": 8}
@@ -84,9 +87,49 @@ def test_bad_parts_are_one_line_and_status_2(tmp_path, capsys):
     for change, message in [
         ({"--output": tmp_path / "full"}, "exists and is not an empty folder"),
         ({"--vision-tower": tmp_path / "nowhere"}, "nowhere"),
-        ({"--vision-tower": tmp_path / "llm"}, "has no image_size"),
+        ({"--vision-tower": tmp_path / "llm"}, "which reads no pictures"),
     ]:
         arguments = [str(part) for pair in (good | change).items() for part in pair]
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
         assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("side", "pool"), [(7, 2), (7, 3), (6, 3), (2, 5)])
+def test_every_patch_counts_where_squares_do_not_divide_the_grid(side, pool):
+    """The last row and column of a 7 x 7 map belong to squares of their own, not to nothing."""
+    text = {"model_type": "qwen2", **SMALL, "num_key_value_heads": 2, "vocab_size": 60}
+    config = VIFTConfig(
+        vision_config={"model_type": "siglip_vision_model", **VISION}, text_config=text, vision_pool=pool
+    )
+    connector, read = VIFTForConditionalGeneration(config).model.multi_modal_projector, []
+    connector.linear_1.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    features = torch.randn(1, 16, side, side)
+    connector(features)
+    starts = range(0, side, pool)
+    squares = [features[0, :, y : y + pool, x : x + pool].mean(dim=(1, 2)) for y in starts for x in starts]
+    torch.testing.assert_close(read[0][0], torch.stack(squares))
+
+
+@pytest.mark.parametrize(("name", "fields"), [
+    ("ConvNext", {"hidden_sizes": [8, 16, 24, 32], "depths": [1] * 4, "image_size": 64}),
+    ("ResNet", {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1] * 4}),  # has no image_size
+    ("MobileNetV2", {"depth_multiplier": 0.25, "image_size": 64}),
+])  # fmt: skip
+def test_feature_maps_of_other_backbones_become_tokens(name, fields, tmp_path):
+    save_parts(tmp_path)
+    tower = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**fields)).eval()
+    tower.save_pretrained(tmp_path / "map")
+    SiglipImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "map")
+    model, processor = build(str(tmp_path / "map"), str(tmp_path / "llm"), torch.float32)
+    model.save_pretrained(tmp_path / "start")
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "start", trust_remote_code=True)
+    pictures = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
+    inputs = processor(text="<image> a <image>", images=pictures, return_tensors="pt")
+    assert int((inputs["input_ids"] == model.config.image_token_id).sum()) == 2 * 2 * 2
+    read = []
+    model.model.multi_modal_projector.linear_1.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    with torch.no_grad():
+        maps = tower(inputs["pixel_values"]).last_hidden_state
+        model.generate(**inputs, max_new_tokens=1)
+    torch.testing.assert_close(read[0], maps.flatten(2).transpose(1, 2))

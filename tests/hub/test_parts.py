@@ -1,4 +1,4 @@
-"""`vift-init` takes the parts that people have, keeps what they compute, and refuses by name what it cannot."""
+"""`vift init` takes the parts that people have, keeps what they compute, and refuses by name what it cannot."""
 
 import itertools
 import os
@@ -12,7 +12,8 @@ from datasets import Dataset, Features
 from PIL import Image
 
 from tests.modeling.processor_files import Family
-from vift_hub.init import build, main
+from vift_hub.commands import init as main
+from vift_hub.init import build
 from vift_hub.parts import LITE_NAMES
 from vift_train.config import VIFTTrainingConfig
 from vift_train.data import FEATURES
@@ -230,7 +231,7 @@ def test_parts_joined_trained_saved_and_loaded_answer_fused(part, tmp_path, lang
 @pytest.mark.parametrize(("tower", "options", "tokens"), [
     ("siglip", {}, 16), ("siglip", {"pixel_shuffle": 2}, 4), ("clip", {"pool": 2}, 4), ("registers", {}, 16),
     ("registers", {"pixel_shuffle": 4}, 1), ("dinov2", {"pool": 2, "pixel_shuffle": 2}, 1), ("efficientnet", {}, 49),
-    ("efficientnet", {"pool": 2}, 9), ("efficientnet", {"pixel_shuffle": 7}, 1),
+    ("efficientnet", {"pool": 2}, 16), ("efficientnet", {"pixel_shuffle": 7}, 1), ("vit", {"pool": 3}, 4),
 ])  # fmt: skip
 def test_image_tokens_are_what_one_forward_pass_gives(part, tower, options, tokens):
     model, processor = build(part(tower), part("qwen2"), torch.float32, **options)
@@ -320,22 +321,29 @@ def bad_parts(part, folder):
     transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SMALL)).save_pretrained(folder / "endless")
     tokenizer("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}").save_pretrained(folder / "endless")
     naflex = transformers.Siglip2VisionConfig(**TOWER, num_patches=16, patch_size=8)
-    transformers.ConvNextModel(transformers.ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4)).save_pretrained(
-        folder / "convnext"
-    )
-    transformers.ConvNextImageProcessorPil(size={"shortest_edge": 224}).save_pretrained(folder / "convnext")
-    transformers.Siglip2VisionModel(naflex).save_pretrained(folder / "naflex")
+    swin = transformers.SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 2], image_size=32, window_size=4)
+    pvt = transformers.PvtV2Config(hidden_sizes=[8] * 4, depths=[1] * 4, num_attention_heads=[1] * 4, image_size=64)
+    pixtral, mamba = transformers.PixtralVisionConfig(**PATCHES), transformers.MambaConfig(**SMALL)
+    for name, model in (("naflex", transformers.Siglip2VisionModel(naflex)), ("swin", transformers.SwinModel(swin)),
+                        ("pvt", transformers.PvtV2Model(pvt)), ("pixtral", transformers.PixtralVisionModel(pixtral)),
+                        ("mamba", transformers.MambaForCausalLM(mamba))):  # fmt: skip
+        model.save_pretrained(folder / name)
+        transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder / name)
+    tokenizer(CHATML).save_pretrained(folder / "mamba")
     torch.save({"x": Malicious()}, folder / "efficientnet-lite0-evil.pth")
     torch.save({"x": torch.zeros(1)}, folder / "efficientnet-lite0-other.pth")
     torch.save({"x": torch.zeros(1)}, folder / "resnet.pth")
     return {
-        "phi": ({"--language-model": folder / "phi"}, "the head of a phi is no matrix alone"),
+        "phi": ({"--language-model": folder / "phi"}, "the head of a phi has a bias or is no matrix"),
         "gemma2": ({"--language-model": folder / "gemma2"}, "a gemma2 changes its logits after the head"),
         "endless": ({"--language-model": folder / "endless"}, "its chat template"),
-        "convnext": ({"--vision-tower": folder / "convnext"}, "a convnext, a convolutional tower"),
+        "swin": ({"--vision-tower": folder / "swin"}, "its 16 features are no square grid of 8 x 8 patches; take one"),
+        "pvt": ({"--vision-tower": folder / "pvt"}, "the pvt_v2 has attention and feature maps"),
+        "pixtral": ({"--vision-tower": folder / "pixtral"}, "patches of several pictures into one row"),
+        "mamba": ({"--language-model": folder / "mamba"}, "a mamba does not run inside VIFT (MambaModel has no"),
         "layer": ({"--feature-layer": "9"}, "feature_layer=9 must be in"),
         "naflex": ({"--vision-tower": folder / "naflex"}, "a NaFlex tower"),
-        "a language model": ({"--vision-tower": part("qwen2")}, "is a qwen2, which has no image_size"),
+        "a language model": ({"--vision-tower": part("qwen2")}, "is a qwen2, which reads no pictures"),
         "evil": ({"--vision-tower": folder / "efficientnet-lite0-evil.pth"}, "can't be read as weights alone"),
         "other": ({"--vision-tower": folder / "efficientnet-lite0-other.pth"}, "has other weights than lite0"),
         "resnet": ({"--vision-tower": folder / "resnet.pth"}, "names no EfficientNet-Lite"),
@@ -350,31 +358,20 @@ def bad_parts(part, folder):
 def test_every_refusal_names_the_part_and_the_reason(part, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, (change, words) in bad_parts(part, tmp_path).items():
-        given = {
-            "--vision-tower": part("siglip"),
-            "--language-model": part("qwen2"),
-            "--output": tmp_path / "out",
-        } | change
+        given = {"--vision-tower": part("siglip"), "--language-model": part("qwen2")}
+        given |= {"--output": tmp_path / "out"} | change
         with pytest.raises(SystemExit) as stopped:
             main([str(word) for pair in given.items() for word in pair])
         error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert stopped.value.code == 2 and error.startswith("vift-init: error: ") and words in error, (name, error)
+        assert stopped.value.code == 2 and error.startswith("vift init: error: ") and words in error, (name, error)
         assert not (tmp_path / "out").exists() and not (tmp_path / "PWNED").exists()
 
 
 def test_ctrl_c_and_a_full_disk_leave_nothing(part, tmp_path, capsys, monkeypatch):
-    arguments = [
-        "--vision-tower",
-        part("siglip"),
-        "--language-model",
-        part("qwen2"),
-        "--output",
-        str(tmp_path / "o/p"),
-    ]
-    for error, status, words in (
-        (KeyboardInterrupt(), 130, "stopped"),
-        (OSError(28, "No space left"), 2, "o/p cannot"),
-    ):
+    arguments = ["--vision-tower", part("siglip"), "--language-model", part("qwen2")]
+    arguments += ["--output", str(tmp_path / "o/p")]
+    stops = ((KeyboardInterrupt(), 130, "stopped"), (OSError(28, "No space left"), 2, "o/p cannot"))
+    for error, status, words in stops:
 
         def save(*_, error=error, **__):
             raise error

@@ -1,4 +1,4 @@
-"""Publish, load, generate: `vift-push` against a Hub on localhost, and everything that can go wrong on the way."""
+"""Publish, load, generate: `vift push` against a Hub on localhost, and everything that can go wrong on the way."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from vift_hub.convert import convert
 
 EVALUATION = ROOT / "docs" / "results" / "paper" / "README.md"
 REPO = "org/vift-micro"
-VIFT_PUSH = [sys.executable, "-m", "vift_hub.push"]
+VIFT_PUSH = [sys.executable, "-m", "vift", "push"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def refused(capsys, run, *args, status=2):
     with pytest.raises(SystemExit) as stopped:
         run([str(arg) for arg in args])
     printed = capsys.readouterr().err
-    lines = [line for line in printed.splitlines() if line.startswith("vift-push: ")]
+    lines = [line for line in printed.splitlines() if line.startswith("vift push: ")]
     assert stopped.value.code == status and len(lines) == 1, printed
     return lines[0]
 
@@ -223,7 +223,7 @@ def test_a_source_that_is_not_complete_is_refused(hub, in_process, unchecked, tm
     (broken / "model.safetensors").write_bytes(b"nothing")
     assert "does not load" in refused(capsys, in_process, broken, "org/broken")
     (broken / "config.json").write_text('{"model_type": "llava"}')
-    assert "is a 'llava', not a VIFT: vift-convert makes one" in refused(capsys, in_process, broken, "org/broken")
+    assert "is a 'llava', not a VIFT: vift convert makes one" in refused(capsys, in_process, broken, "org/broken")
     (broken / "config.json").unlink()
     assert "holds no config.json" in refused(capsys, in_process, broken, "org/broken")
     bare = tmp_path / "bare"

@@ -1,4 +1,4 @@
-"""What `vift-card` and people wrote survives `vift-push`, in the source and in the repository that is updated."""
+"""What `vift card` and people wrote survives `vift push`, in the source and in the repository that is updated."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def parts(file: bytes):
 
 @pytest.fixture
 def source(tmp_path):
-    """The bundled model, after `vift-card` and a person."""
+    """The bundled model, after `vift card` and a person."""
     source = tmp_path / "source"
     shutil.copytree(BUNDLED, source)
     text = readme("# Ours\n\nwritten by hand", **{"model-index": INDEX, "license": "mit", "tags": ["digits"]})
@@ -59,7 +59,7 @@ def test_scores_and_hand_written_text_of_the_source_are_published(hub, in_proces
 
 
 def test_a_card_with_a_title_only_is_filled_in(hub, in_process, unchecked, source):
-    """Which is what `vift-card` writes where there is no card."""
+    """Which is what `vift card` writes where there is no card."""
     (source / "README.md").write_text(readme("# org/m", **{"model-index": INDEX}))
     in_process([str(source), "org/title"])
     data, text = parts(hub.files("org/title")["README.md"])
@@ -71,7 +71,7 @@ def test_an_update_keeps_the_repositorys_text_scores_and_foreign_files(hub, in_p
     other = [INDEX[0] | {"results": [result | {"dataset": {"type": "other", "name": "o"}}, result | {"metrics": []}]},
              {"name": "n", "results": []}]  # fmt: skip
     earlier = result | {"dataset": {"type": "e", "name": "earlier (no fusion; lmms-eval 0.7.3)"}}
-    other[0]["results"].append(earlier)  # by `vift-card`, of the weights that are replaced
+    other[0]["results"].append(earlier)  # by `vift card`, of the weights that are replaced
     foreign = {"handler.py": b"", "tools/old_vift.py": b"", "training_args.bin": b"", "onnx/model.safetensors": b"x",
                "adapter.safetensors": b"x", "extra.jinja": b"", ".eval_results/old.yaml": b"",
                "notes/custom_generate/old_vift.py": b""}  # fmt: skip

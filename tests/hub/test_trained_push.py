@@ -1,4 +1,4 @@
-"""`vift-train --push_to_hub` against a Hub on localhost: what is trained answers from the repository it went to."""
+"""`vift train --push_to_hub` against a Hub on localhost: what is trained answers from the repository it went to."""
 
 import json
 import re
@@ -73,7 +73,7 @@ def test_a_trained_model_is_pushed_whole_and_answers_fused(hub, tmp_path):
 def test_a_repository_that_cannot_be_made_stops_the_run_before_it_trains(hub, tmp_path):
     trained = train(hub, tmp_path, "org/forbidden", HF_TOKEN="hf_reader")
     assert trained.returncode == 2 and "Traceback" not in trained.stderr, trained.stderr[-3000:]
-    assert "vift-train: error: hub_model_id=org/forbidden: 403 Forbidden" in trained.stderr
+    assert "vift train: error: hub_model_id=org/forbidden: 403 Forbidden" in trained.stderr
     assert "train_runtime" not in trained.stdout and not (tmp_path / "out" / "model.safetensors").exists()
 
 

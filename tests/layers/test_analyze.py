@@ -1,10 +1,11 @@
-"""`vift-analyze` on the command line: page, figures, numbers; it goes on where it was; a mistake is one line."""
+"""`vift analyze` on the command line: page, figures, numbers; it goes on where it was; a mistake is one line."""
 
 import json
 
 import pytest
 from PIL import Image
 
+from tests.status import status_of
 from vift_eval.files import made_line
 from vift_eval.layers import command as analyze
 from vift_eval.layers import page as layer_page
@@ -38,7 +39,7 @@ def test_the_page_has_a_figure_and_numbers_for_every_metric(done):
     assert f"layers {results['band']['band']}" in text
     assert not list(folder.glob("*.part")) and str(folder) not in text
     line = made_line(results["made"])
-    assert line in text and line.startswith("vift-analyze tiny --output ") and "weights tiny " in line
+    assert line in text and line.startswith("vift analyze tiny --output ") and "weights tiny " in line
     assert {Image.open(folder / f"{name}.png").text["Source"] for name in FIGURES} == {line}
 
 
@@ -101,16 +102,16 @@ def test_pairs_of_ones_own(tmp_path, tiny_checkpoint, monkeypatch):
     ],
 )
 def test_a_users_mistake_is_one_line(arguments, message, tiny_checkpoint, tmp_path, capsys):
-    assert analyze.main([str(tiny_checkpoint), "--output", str(tmp_path / "out"), *arguments]) == 2
+    assert status_of(analyze.main, [tiny_checkpoint, "--output", tmp_path / "out", *arguments]) == 2
     error = capsys.readouterr().err.strip()
-    assert error.startswith("vift-analyze: error: ") and message in error and "\n" not in error
+    assert error.startswith("vift analyze: error: ") and message in error and "\n" not in error
 
 
 def test_bad_rows_and_models_are_one_line(tmp_path, tiny_checkpoint, capsys):
     file = tmp_path / "pairs.jsonl"
     Image.new("RGB", (48, 48)).save(tmp_path / "a.png")
     file.write_text('{"image": "a.png", "caption": "x"}\n{"image": "a.png"}\n')
-    assert analyze.main([str(tiny_checkpoint), "--data", str(file), "--output", str(tmp_path / "out")]) == 2
+    assert status_of(analyze.main, [tiny_checkpoint, "--data", file, "--output", tmp_path / "out"]) == 2
     assert 'line 2: not {"image": path, "caption": words}' in capsys.readouterr().err
-    assert analyze.main([str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 2
-    assert "neither a folder nor found on the Hub" in capsys.readouterr().err
+    assert status_of(analyze.main, [tmp_path / "none", "--output", tmp_path / "out"]) == 2
+    assert "there is no such file or folder" in capsys.readouterr().err

@@ -12,8 +12,8 @@ from modeling_vift import resolve_fusion
 from space.app import presets
 from space.endpoints import Endpoints, scene_picture
 from space.engine import UNFUSED, Engine, locate
-from vift_eval.cli import UserError
 from vift_eval.models import BUNDLED
+from vift_hub.cli import UserError
 from vift_microworld import render, sample_scenes, visual_questions
 from vift_microworld.data import user_turn
 

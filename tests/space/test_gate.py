@@ -43,18 +43,18 @@ def test_many_new_uploads_are_refused_until_a_minute_has_passed(tmp_path):
     assert len(stored(tmp_path)) == 54
 
 
-class Queue(SimpleNamespace):
-    def __len__(self):
-        return self.waiting
+def busy(waiting, active, seconds):
+    """A queue as Gradio's: so many requests wait, so many are at work; seconds that each took, None: not known."""
+    timed = {} if seconds is None else {"ask": SimpleNamespace(avg_time=seconds)}
+    event = SimpleNamespace(fn="ask")
+    queues = {"model": SimpleNamespace(queue=[event] * waiting), "scene": SimpleNamespace(queue=[])}
+    jobs = [[event]] * active + [None]
+    return SimpleNamespace(
+        _queue=SimpleNamespace(event_queue_per_concurrency_id=queues, active_jobs=jobs, process_time_per_fn=timed)
+    )
 
 
-def busy(waiting, active, seconds, answers):
-    timed = {"ask": SimpleNamespace(process_time=seconds * answers, count=answers)}
-    jobs = [[object()]] * active + [None]
-    return SimpleNamespace(_queue=Queue(waiting=waiting, active_jobs=jobs, process_time_per_fn=timed))
-
-
-def reply(demo, method="POST", path="/gradio_api/queue/join", inner=None, slots=2, folder="/nowhere"):
+def reply(demo, method="POST", path="/gradio_api/queue/join", inner=None, folder="/nowhere"):
     """(status, headers, body) of a request through the gate; 200 from behind it."""
     sent = []
 
@@ -71,22 +71,43 @@ def reply(demo, method="POST", path="/gradio_api/queue/join", inner=None, slots=
         sent.append(message)
 
     scope = {"type": "http", "method": method, "path": path, "headers": []}
-    asyncio.run(gate.Gate(app, demo, slots, folder)(scope, receive, send))
+    asyncio.run(gate.Gate(app, demo, folder)(scope, receive, send))
     headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], headers, json.loads(sent[1]["body"])
 
 
 def test_what_cannot_be_answered_in_time_is_refused_with_the_seconds_to_wait():
-    assert reply(busy(waiting=8, active=2, seconds=2.0, answers=5))[0] == 200  # ten seconds
-    status, headers, body = reply(busy(waiting=9, active=2, seconds=2.0, answers=5))
-    assert status == 503 and headers["retry-after"] == "11" and "11 seconds" in body["detail"]
-    assert reply(busy(waiting=5, active=1, seconds=2.0, answers=5), slots=1)[0] == 503
-    assert reply(busy(waiting=60, active=2, seconds=0.1, answers=5))[0] == 200  # a quick model takes more
-    assert reply(busy(waiting=90, active=2, seconds=2.0, answers=5), method="GET", path="/")[0] == 200
+    assert reply(busy(waiting=3, active=2, seconds=1.0))[0] == 200  # ten seconds while others are asked
+    status, headers, body = reply(busy(waiting=4, active=2, seconds=1.0))
+    assert status == 503 and headers["retry-after"] == "12" and "12 seconds" in body["detail"]
+    assert reply(busy(waiting=40, active=2, seconds=0.1))[0] == 200  # a quick model takes more
+    assert reply(busy(waiting=4, active=2, seconds=None))[0] == 503  # before any was timed
+    assert reply(busy(waiting=90, active=2, seconds=2.0), method="GET", path="/")[0] == 200
+
+
+def test_requests_that_come_at_once_count_each_other():
+    """Between the gate and the queue lies the reading of the request."""
+    demo, statuses = busy(waiting=0, active=0, seconds=1.0), []
+
+    async def app(scope, receive, send):
+        await asyncio.sleep(0.01)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message):
+        statuses.append(message.get("status"))
+
+    async def all_at_once():
+        one = gate.Gate(app, demo, "/nowhere")
+        scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "headers": []}
+        await asyncio.gather(*[one(scope, None, send) for _ in range(30)])
+        assert one.joining == 0
+
+    asyncio.run(all_at_once())
+    assert statuses.count(200) == 6 and statuses.count(503) == 24
 
 
 def test_an_error_behind_the_gate_is_one_line(caplog):
-    status, _, body = reply(busy(0, 0, 1.0, 1), inner=KeyError("no function of that name"))
+    status, _, body = reply(busy(0, 0, 1.0), inner=KeyError("no function of that name"))
     assert status == 400 and body == {"detail": "the request cannot be understood"}
     assert [record.getMessage() for record in caplog.records] == ["/gradio_api/queue/join: 'no function of that name'"]
 

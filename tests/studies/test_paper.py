@@ -96,6 +96,8 @@ def test_what_is_chosen_is_the_best_on_validation(tmp_path, monkeypatch):
             rows(at, layers="1:2", dose=1.0, alpha=0.0, **replaced),
             *(rows("rw", sweep="weights", condition=name, weight=w) for name in ("logit_mix",) for w in (0.25, 0.5)),
             rows("rw", sweep="static", condition="static_vector", layers="1:2", dose=1.0, alpha=0.0),
+            *(rows(letters, sweep="merged", condition="merged_layers", weights=[weight, 0.5])
+              for weight, letters in ((0.5, "rwww"), (1.0 - seed, "rrww"))),
         ]).assign(seed=seed).to_parquet(tmp_path / f"seed{seed}" / "validation.parquet")  # fmt: skip
     monkeypatch.chdir(tmp_path)
     chosen = measure.choose([0, 1])
@@ -103,6 +105,21 @@ def test_what_is_chosen_is_the_best_on_validation(tmp_path, monkeypatch):
     assert [one["dose"] for one in chosen["tuned"]] == [2.0, 1.0]
     assert [one["condition"] for one in chosen["tuned"]] == ["band", "replaced"]
     assert chosen["weights"] == {"logit_mix": 0.25}
+    assert [one["weights"] for one in chosen["merged"]] == [[1.0, 0.5], [0.0, 0.5]]  # each seed its own
+
+
+def test_the_search_of_layer_weights_keeps_what_is_better_layer_by_layer():
+    """Right answers: as many as weights agree with (0.75, 0.5, 1.0)."""
+    asked = []
+
+    def answered():
+        right = sum(a == b for a, b in zip(asked[-1], (0.75, 0.5, 1.0)))
+        return pd.DataFrame({"outcome": ["right"] * right + ["wrong"] * (3 - right)})
+
+    for weights in measure.layer_weights(2, answered):
+        asked.append(weights)
+    assert asked[0] == [0.5, 0.5, 0.5] and len(asked) == 10
+    assert asked[4:7] == [[0.75, weight, 0.5] for weight in (0.0, 0.75, 1.0)] and [0.75, 0.5, 1.0] in asked[7:]
 
 
 def test_only_validation_questions_are_asked_before_anything_is_chosen(monkeypatch):

@@ -1,4 +1,4 @@
-"""The README's path: the micro-world as files, both stages by `vift-train`, questions to the result."""
+"""The README's path: the micro-world as files, both stages by `vift train`, questions to the result."""
 
 import re
 import shlex
@@ -80,6 +80,7 @@ def test_a_bad_run_is_one_line_and_status_2(arguments, message, tmp_path, capsys
 
 def test_a_wrong_model_and_ctrl_c_are_one_line(tmp_path, capsys, monkeypatch):
     from vift_train import __main__ as command
+    from vift_train import launch
 
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"instruction": "describe", "output": "red 7 ."}\n' * 8)
@@ -91,7 +92,7 @@ def test_a_wrong_model_and_ctrl_c_are_one_line(tmp_path, capsys, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "load_model", interrupted)
+    monkeypatch.setattr(launch, "load_model", interrupted)
     with pytest.raises(SystemExit) as stopped:
-        command.main(["--model", "x", *arguments])
-    assert stopped.value.code == 130 and "--resume_from_checkpoint true" in capsys.readouterr().err
+        command.main(["--model", str(ROOT / "checkpoints" / "vift-micro"), *arguments])
+    assert stopped.value.code == 130 and "--resume-from-checkpoint true" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import pytest
 from datasets import Features, IterableDataset, List, Value
 
 from tests.train.tiny_run import FEATURES, Dataset, dataset, row, rows, trainer
+from vift_hub.models import BUNDLED
 from vift_train.lengths import column
 
 
@@ -118,12 +119,13 @@ def test_a_column_without_a_value_is_named():
 
 def test_one_num_proc_converts_rows_and_counts_lengths(tmp_path, monkeypatch):
     from vift_train import __main__ as command
+    from vift_train import launch
 
     seen = []
     monkeypatch.setattr(
-        command, "load_evaluation", lambda run, args: seen.append((run.num_proc, args.dataset_num_proc))
+        launch, "load_evaluation", lambda run, args: seen.append((run.num_proc, args.dataset_num_proc))
     )
     for options in (["--num_proc", "3"], ["--dataset_num_proc", "2"], []):
         with pytest.raises(SystemExit):
-            command.main(["--model", "x", "--output_dir", str(tmp_path), *options])
+            command.main(["--model", str(BUNDLED), "--output_dir", str(tmp_path), *options])
     assert seen == [(3, 3), (2, 2), (None, None)]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from vift_hub.join import CHAT_TEMPLATE
 from vift_microworld import build_processor
-from vift_train import micro, phase0
+from vift_train import micro, micro_command, phase0
 
 TINY = """
 phase0.tower.steps=2 phase0.tower.batch_size=4 phase0.language_model.steps=[2,1] phase0.language_model.conversations=40
@@ -20,7 +20,7 @@ fusion.fusion_layers=0:1
 
 
 def run(output, *arguments, changes=()):
-    micro.main(["--output", str(output), *map(str, arguments), "--set", *TINY, *changes])
+    micro_command.main(["--output", str(output), *map(str, arguments), "--set", *TINY, *changes])
     return load_file(output / "model.safetensors")
 
 
@@ -58,7 +58,7 @@ def test_changes_reach_the_recipe_and_numbers_are_numbers():
 )
 def test_a_change_that_fits_nothing_ends_with_status_2(change, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        micro.main(["--output", str(tmp_path), "--set", change])
+        micro_command.main(["--output", str(tmp_path), "--set", change])
     assert ended.value.code == 2
     assert change in capsys.readouterr().err.strip().splitlines()[-1]
 
@@ -77,15 +77,15 @@ def test_a_recipe_folder_without_all_files_is_refused(tmp_path):
 
 def test_without_output_it_ends_after_the_last_stage_that_is_kept(tmp_path, capsys):
     parts = ("--phase0", str(tmp_path / "parts"))
-    micro.main([*parts, "--start", str(tmp_path / "start"), "--set", *TINY])
+    micro_command.main([*parts, "--start", str(tmp_path / "start"), "--set", *TINY])
     assert (tmp_path / "start" / "processor_config.json").is_file() and not (tmp_path / "stage1").exists()
     before = load_file(tmp_path / "start" / "model.safetensors")
-    micro.main([*parts, "--stage1", str(tmp_path / "stage1"), "--set", *TINY])
+    micro_command.main([*parts, "--stage1", str(tmp_path / "stage1"), "--set", *TINY])
     after = load_file(tmp_path / "stage1" / "model.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all("multi_modal_projector" in name for name in changed)
     with pytest.raises(SystemExit) as ended:
-        micro.main(["--set", "stage1.rows=8"])
+        micro_command.main(["--set", "stage1.rows=8"])
     assert ended.value.code == 2 and "name --output" in capsys.readouterr().err
 
 
@@ -95,13 +95,13 @@ def test_a_save_that_stops_is_not_taken_for_a_model_and_nothing_is_replaced_unas
 
     def ended_with(status, message, *arguments):
         with pytest.raises(SystemExit) as ended:
-            micro.main(["--output", str(tmp_path / "out"), "--seed", "1", *arguments, "--set", *TINY])
+            micro_command.main(["--output", str(tmp_path / "out"), "--seed", "1", *arguments, "--set", *TINY])
         assert ended.value.code == status and message in capsys.readouterr().err.splitlines()[-1]
         assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
 
     again = ("--phase0", str(tmp_path / "parts"), "--overwrite_output_dir")
-    ended_with(2, "holds a model: name a new folder, or say --overwrite_output_dir")
-    script = "import sys, time; from vift_train.runs import lock; held = lock(sys.argv[1]); print(1); time.sleep(60)"
+    ended_with(2, "holds a model: name a new folder, or say --overwrite-output-dir")
+    script = "import sys, time; from vift_hub.output import lock; held = lock(sys.argv[1]); print(1); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-uc", script, str(tmp_path / "out")], stdout=subprocess.PIPE)
     try:
         assert other.stdout.readline()
@@ -120,11 +120,11 @@ def test_a_save_that_stops_is_not_taken_for_a_model_and_nothing_is_replaced_unas
         patched.setattr(micro.VIFTForConditionalGeneration, "save_pretrained", stop(OSError(28, "No space left")))
         ended_with(2, f"output_dir={tmp_path / 'out'} can't be written", *again)
         patched.setattr(micro.VIFTForConditionalGeneration, "save_pretrained", stop(KeyboardInterrupt()))
-        ended_with(130, "vift-micro: stopped", *again)
+        ended_with(130, "vift micro: stopped", *again)
     assert not list(tmp_path.glob("**/.saving"))
     (tmp_path / "parts" / "tower" / "model.safetensors").unlink()  # killed before its last file was there
     assert not micro.is_kept(tmp_path / "parts" / "tower") and micro.is_kept(tmp_path / "parts" / "language_model")
-    micro.main(["--output", str(tmp_path / "out"), "--seed", "1", *again, "--set", *TINY])
+    micro_command.main(["--output", str(tmp_path / "out"), "--seed", "1", *again, "--set", *TINY])
     assert (tmp_path / "out" / "model.safetensors").read_bytes() != before
 
 

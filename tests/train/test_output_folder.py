@@ -13,7 +13,7 @@ from vift_train.__main__ import main
 
 HOLD = """
 import sys, time
-from vift_train.runs import lock
+from vift_hub.output import lock
 held = lock(sys.argv[1])
 print("held", flush=True)
 time.sleep(60)
@@ -92,7 +92,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(what, tmp_path, capsys):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     shown = capsys.readouterr().err
     assert stopped.value.code == 2 and "Traceback" not in shown
-    assert f"vift-train: error: output_dir={out}" in shown.splitlines()[-1]
+    assert f"vift train: error: output_dir={out}" in shown.splitlines()[-1]
     assert (out / "model.safetensors").read_bytes() == before and not list(out.glob("**/.saving"))
     main(again)
     assert (out / "checkpoint-4" / "trainer_state.json").exists()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from PIL import Image, ImageFile
+from transformers.utils import logging
 
 from tests.modeling.checkpoint import save_checkpoint
 from tests.train.test_rows import png, source, texts  # noqa: F401
@@ -45,7 +46,7 @@ def test_deep_pictures_are_rescaled_by_their_own_range_in_training_and_evaluatio
 
 def test_that_a_deep_picture_was_rescaled_is_said_once(source, tmp_path, caplog):  # noqa: F811
     deep("I;16").save(tmp_path / "deep.png")
-    pictures.logger.warning_once.cache_clear()
+    logging.get_logger(pictures.__name__).warning_once.cache_clear()
     load_rows(source(*[{"image": "deep.png", **QA}] * 5))
     assert caplog.text.count("16-bit pixels; rescaled to 8 bits") == 1
 

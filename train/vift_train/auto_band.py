@@ -63,12 +63,12 @@ def auto_band(model, processor, dataset, args) -> Band:
         ValueError: too few caption rows, or a model that is sharded already.
     """
     if getattr(args, "hf_deepspeed_config", None) is not None and args.hf_deepspeed_config.is_zero3():
-        raise ValueError("train_layers='auto' needs the whole model on each rank, not ZeRO-3: run vift-analyze first")
+        raise ValueError("train_layers='auto' needs the whole model on each rank, not ZeRO-3: run vift analyze first")
     pairs = sample_pairs(dataset, args.seed)
     if len(pairs) < 40:
         raise ValueError(
             f"train_layers='auto' needs 40 image rows with different captions of {SHORTEST} words or more, the "
-            f"training data has {len(pairs)}: name a band (vift-analyze finds one on other data)"
+            f"training data has {len(pairs)}: name a band (vift analyze finds one on other data)"
         )
     processor = processor or AutoProcessor.from_pretrained(model.name_or_path, trust_remote_code=True)
     training, home = model.training, model.device

@@ -6,13 +6,14 @@ in `vift_training.json`, a value that is set overrides it. Contradictions are re
 
 import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from transformers.integrations import get_available_reporting_integrations
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
+from .options import StageOptions
 from .sampler import ORDERS
 
 # stage -> what is trained when the `train_*` fields are None. The released code lists the vision tower as trained in
@@ -32,45 +33,15 @@ INHERITED = {
 STATE_FILE = "vift_training.json"
 
 
-def option(default, help: str):
-    """A field of a command line's dataclass; [] stands for a new list each time."""
-    default = {"default_factory": list} if default == [] else {"default": default}
-    return field(**default, metadata={"help": help})
-
-
 @dataclass
-class VIFTTrainingConfig(SFTConfig):
+class VIFTTrainingConfig(StageOptions, SFTConfig):
     """
-    `SFTConfig` with the fields below; `learning_rate` is the language model's, or that of the only module trained.
+    `SFTConfig` with the fields of `StageOptions`; `learning_rate` is the language model's, or that of the only module
+    trained.
 
     Raises:
         ValueError: an unknown stage or order, nothing to train, a band without its language model, bad weights.
     """
-
-    stage: int = option(2, "1: connector only; 2: language model and connector")
-    train_vision_tower: bool | None = option(None, "None: as the stage says")
-    train_connector: bool | None = option(None, "None: as the stage says")
-    train_language_model: bool | None = option(None, "None: as the stage says")
-    train_layers: str | None = option(
-        None,
-        "half-open band of decoder layers, such as 8:20 (or 0,4,8:12): of the language model, only these are trained; "
-        "auto: the band in which image and caption come to look alike (vift_train.auto_band)",
-    )
-    connector_lr: float | None = option(None, "None: learning_rate")
-    vision_tower_lr: float | None = option(None, "None: learning_rate")
-    modality_order: str | None = option(
-        None,
-        "even (the share of text steps is steady over the epoch), random, or mixed (no pure steps: a control); "
-        "None: inherit",
-    )
-    group_by_length: bool | None = option(None, "rows of like length (in tokens) share a step; None: inherit")
-    chunk_steps: int | None = option(None, "optimizer steps whose rows are sorted by length together; None: inherit")
-    text_weight: float | None = option(
-        None, "how often an epoch visits each text row: 0.5 = another half every epoch, 2 = twice; None: inherit"
-    )
-    overwrite_output_dir: bool = option(False, "delete the checkpoints and the model that lie in output_dir")
-    assistant_only_loss: bool = option(True, "without it TRL trains on every image token")
-    max_length: int | None = option(None, "TRL's default of 1024 would cut inside images; None: inherit")
 
     def __post_init__(self):
         if self.bf16 is None:  # TRL turns it on everywhere, and where it can't be every mistake is told as this one

@@ -1,14 +1,10 @@
-"""The micro recipe, from nothing to a complete checkpoint, on two CPU cores.
-
-    python -m vift_train.micro --seed 0 --output checkpoints/vift-micro
+"""The micro recipe, from nothing to a complete checkpoint, on two CPU cores: what `vift micro` does.
 
 Phase 0 trains a vision tower and a text LLM, side by side in two one-thread processes; stages 1 and 2 are
 `VIFTTrainer` on `train/recipes/micro/stage1.yaml` and `stage2.yaml`. Everything depends on the seed.
 """
 
-import argparse
 import multiprocessing
-import os
 import re
 import shutil
 import signal
@@ -19,19 +15,19 @@ from pathlib import Path
 import torch
 import yaml
 from datasets import Dataset, concatenate_datasets
-from safetensors import SafetensorError
 from transformers import PrinterCallback, Qwen2ForCausalLM, SiglipVisionModel, TrainerCallback
 
 from modeling_vift import VIFTForConditionalGeneration
+from vift_hub.cli import hide_bars, quietly
 from vift_hub.join import CHAT_TEMPLATE, join
 from vift_microworld import build_processor, data
 
+from . import RECIPES as ALL_RECIPES
 from . import phase0
-from .runs import lock, told, written_aside
+from .runs import told, written_aside
 from .trainer import VIFTTrainer, VIFTTrainingConfig
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPES = ROOT / "train" / "recipes" / "micro"
+RECIPES = ALL_RECIPES / "micro"
 PARTS = ("phase0", "stage1", "stage2", "fusion")
 # keys of a stage's settings that say which rows it has; the others are fields of VIFTTrainingConfig
 ROW_KEYS = ("rows", "caption_rows", "no_query_share", "queries", "text_rows", "text_turns")
@@ -157,7 +153,7 @@ def pretrain_parts(recipe: dict, seed: int, folder: Path) -> None:
     """Phase 0: the tower and the text LLM, side by side, whichever is not in `folder` yet."""
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=run_phase0, args=(part, recipe[part], seed, str(folder)))
+        context.Process(target=quietly, args=(__name__, run_phase0.__name__, part, recipe[part], seed, str(folder)))
         for part in ("tower", "language_model")
         if not is_kept(folder / part)
     ]
@@ -189,6 +185,7 @@ def train(seed: int, output: Path | None, recipe: dict, phase0_dir: Path | None 
     `start_dir` keeps the model before stage 1. Without `output`, the run ends after the last stage that is kept. What
     is reused is not compared with `recipe`: give each variant of an earlier stage a folder of its own.
     """
+    hide_bars()
     start = time.monotonic()
     processor = build_processor(CHAT_TEMPLATE)
     if is_kept(stage1_dir):
@@ -219,40 +216,3 @@ def train(seed: int, output: Path | None, recipe: dict, phase0_dir: Path | None 
         run_stage("stage 2", model, processor, mixture, recipe["stage2"], seed)
     save_checkpoint(model, processor, output)
     print(f"wrote {output} after {(time.monotonic() - start) / 60:.1f} min", flush=True)
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--output", type=Path, help="folder of the new checkpoint; without it, end after the last stage that is kept"
-    )
-    parser.add_argument("--overwrite_output_dir", action="store_true", help="replace the model that lies in --output")
-    parser.add_argument("--recipe", type=Path, default=RECIPES, help="folder with " + ", ".join(PARTS) + " (.yaml)")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME.KEY=VALUE", help="changes, such as stage2.learning_rate=1e-3"
-    )
-    parser.add_argument("--phase0", type=Path, help="keep or reuse the pretrained parts (tower, language model) here")
-    parser.add_argument("--stage1", type=Path, help="keep or reuse the model after stage 1 in this folder")
-    parser.add_argument("--start", type=Path, help="keep the model before stage 1 in this folder")
-    args = parser.parse_args(argv)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        recipe = load_recipe(args.recipe, args.set)
-        if not any((args.output, args.phase0, args.stage1, args.start)):
-            raise ValueError("name --output, or what to keep: --phase0, --start, --stage1")
-        if is_kept(args.output) and not args.overwrite_output_dir:
-            raise ValueError(f"output={args.output} holds a model: name a new folder, or say --overwrite_output_dir")
-        folders = [folder for folder in (args.output, args.phase0, args.stage1, args.start) if folder]
-        held = [lock(folder) for folder in folders]
-        train(args.seed, args.output, recipe, args.phase0, args.stage1, args.start)
-        for one in held:
-            one.release()
-    except KeyboardInterrupt:
-        parser.exit(130, "vift-micro: stopped; parts that are kept are used again\n")
-    except (ValueError, OSError, SafetensorError) as error:
-        parser.exit(2, f"vift-micro: {error}\n")
-
-
-if __name__ == "__main__":
-    main()

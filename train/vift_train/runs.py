@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from filelock import FileLock, Timeout
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from torch.distributed.tensor import DTensor
@@ -112,18 +111,6 @@ def newest_checkpoint(output_dir: str, world: int = 1) -> str | None:
         why = f"without a whole {missing}, as if the run stopped while it was written"
         warnings.warn(f"{path} is incomplete ({why}): skipped", stacklevel=2)
     return None
-
-
-def lock(output_dir: str) -> FileLock:
-    """Held as long as the result lives; released by the system when the process dies."""
-    file = Path(output_dir) / ".cache/huggingface/vift-train.lock"  # where the Hub's client uploads nothing from
-    file.parent.mkdir(parents=True, exist_ok=True)
-    one = FileLock(file, is_singleton=True)
-    try:
-        one.acquire(timeout=6)  # data workers of a killed run notice its end within 5 seconds
-    except Timeout:
-        raise ValueError(f"output_dir={output_dir}: another run is writing there; give each run its own") from None
-    return one
 
 
 def make_room(output_dir: str, overwrite: bool, start: str | None, resumed: bool = False) -> None:

@@ -26,6 +26,7 @@ from transformers import ProgressCallback
 from trl import SFTTrainer
 
 from vift_hub.card import save_training_card, training_card
+from vift_hub.output import lock
 
 from .auto_band import AUTO, auto_band
 from .callbacks import AtTheStart, ModalityProgress, Throughput
@@ -38,7 +39,6 @@ from .runs import (
     digest_rows,
     digest_weights,
     fingerprint,
-    lock,
     make_room,
     newest_checkpoint,
     told,

@@ -1,7 +1,8 @@
 """What conditions without ability fusion of their own question are made of.
 
     logit mixing     log p = (1 - w) log p(. | v, q) + w log p(. | q), token by token; w < 0 subtracts the text run
-    merged weights   language model = (1 - w) * the tuned one + w * the text LLM it was before
+    merged weights   language model = (1 - w) * the tuned one + w * the text LLM it was before: task arithmetic with
+                     the coefficient 1 - w, one for all layers or one a layer
     static vectors   one mean text stream for all questions, by layer and place from the end
 
 `conditions` asks with them. Shapes: B rows, S tokens, N text tokens of all rows, P places from the end, D hidden size,
@@ -55,20 +56,28 @@ class LogitMixing(LogitsProcessor):
         return (1 - self.weight) * seen + self.weight * blind.float().log_softmax(dim=-1)
 
 
-def merge_language_model(model, language_model, weight: float):
+def merge_language_model(model, language_model, weight):
     """
     A copy of `model` with language model (1 - weight) * its own + weight * `language_model`.
+
+    With `language_model` what it was before training, 1 - weight is the coefficient of task arithmetic (arXiv
+    2212.04089); one a layer, as in AdaMerging (arXiv 2310.02575).
 
     Args:
         model: a VIFT model.
         language_model: the causal LM that it was before training (same architecture).
-        weight: in [0, 1].
+        weight: in [-1, 1]; below 0 the tuning is taken further. Or a sequence of L + 1 such numbers: of each decoder
+            layer, and last of all else (embeddings, norm, head).
 
     Raises:
-        ValueError: a weight outside [0, 1], or weights that do not fit, by name and shape.
+        ValueError: a weight out of range, not one a layer, or parameters that do not fit, by name and shape.
     """
-    if not 0 <= weight <= 1:
-        raise ValueError(f"weight={weight} must be in [0, 1]")
+    num_layers = model.config.get_text_config().num_hidden_layers
+    weights = [weight] * (num_layers + 1) if isinstance(weight, int | float) else list(weight)
+    if len(weights) != num_layers + 1:
+        raise ValueError(f"weight has {len(weights)} numbers, {num_layers} layers and all else need {num_layers + 1}")
+    if wrong := [one for one in weights if not -1 <= one <= 1]:
+        raise ValueError(f"weight={wrong[0]} must be in [-1, 1]")
     merged = copy.deepcopy(model)
     own = dict(merged.model.language_model.named_parameters())
     other = dict(language_model.model.named_parameters())
@@ -78,8 +87,10 @@ def merge_language_model(model, language_model, weight: float):
         if name not in other or other[name].shape != parameter.shape:
             there = tuple(other[name].shape) if name in other else "nothing"
             raise ValueError(f"language_model has {there} for {name}, the model {tuple(parameter.shape)}")
+        room, _, rest = name.partition(".")
+        layer = int(rest.partition(".")[0]) if room == "layers" else -1
         # a + w (b - a): merging a model with itself changes no bit
-        parameter.data.lerp_(other[name].data.to(parameter), weight)
+        parameter.data.lerp_(other[name].data.to(parameter), weights[layer])
     return merged
 
 

@@ -117,9 +117,16 @@ def logit_contrast(engine, rows, weight=-0.5, **kwargs):
 def merged_weights(engine, rows, language_model=None, weight=0.5, **kwargs):
     """the text LLM of before merged back into the weights, unfused"""
     if language_model is None:
-        raise ValueError("merged_weights needs language_model, the text LLM of before")
+        raise ValueError("merged weights need language_model, the text LLM of before")
     merged = merge_language_model(engine.model, language_model, weight)
     return unfused(Engine(merged, engine.processor), rows, **kwargs)
+
+
+def merged_layers(engine, rows, weights=None, **kwargs):
+    """the same with a weight of its own for each layer"""
+    if weights is None:
+        raise ValueError("merged_layers needs weights, one a layer and one for all else")
+    return merged_weights(engine, rows, weight=weights, **kwargs)
 
 
 def static_vector(engine, rows, vectors=None, **kwargs):
@@ -158,6 +165,7 @@ CONDITIONS = {
     "logit_mix": logit_mix,
     "logit_contrast": logit_contrast,
     "merged_weights": merged_weights,
+    "merged_layers": merged_layers,
     "static_vector": static_vector,
     "prompt_only": otherwise(
         "fused in the prompt only, as the paper does: not the answer's own tokens", fusion_answer=False

@@ -1,9 +1,9 @@
-"""The main job, seen: held-out visual questions without and with ability fusion.
+"""Ask a model held-out questions about pictures, or yours, without and with ability fusion.
 
-    vift-demo                                        # table, and demo.png
-    vift-demo --json results.json --n 300 --beta 0.2
-    vift-demo --image picture.png --question "which digit is at the top left ?"
-    vift-demo --model my-org/my-vift-model           # any VIFT checkpoint, a folder or a Hub id
+    vift demo                                        # table, and demo.png
+    vift demo --json results.json --n 300 --beta 0.2
+    vift demo --image picture.png --question "which digit is at the top left ?"
+    vift demo --model my-org/my-vift-model           # any VIFT checkpoint, a folder or a Hub id
 
 The questions are the micro-world's test split: handwriting and scenes that training never saw, and
 no question about a picture was ever trained on. Each is asked under four conditions: *unfused*, *fused*
@@ -18,7 +18,8 @@ import sys
 import time
 from pathlib import Path
 
-from ..cli import OneLineParser, UserError, run
+from vift_hub.cli import OneLineParser, UserError, add_model, run
+
 from ..files import command_line, made_by, write_json
 from ..images import open_image
 from ..models import BUNDLED, load_model, model_name, unknown_words
@@ -32,8 +33,8 @@ MAX_NEW_TOKENS = 48  # a caption of the largest scene fits
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser("vift-demo", __doc__)
-    parser.add_argument("--model", default=str(BUNDLED), help="folder or Hub id of a VIFT model")
+    parser = OneLineParser("vift demo", __doc__)
+    add_model(parser, str(BUNDLED))
     parser.add_argument("--image", type=Path, help="ask about this picture instead")
     parser.add_argument("--question", help="the question about --image")
     parser.add_argument("--no-fusion", action="store_true", help="do not ask with fusion")
@@ -132,7 +133,7 @@ def ask_held_out(model, processor, args: argparse.Namespace, made: dict) -> None
     }
     path = args.output or Path("demo.png")
     draw_held_out(path, model_name(args.model), shown, full, results, made)
-    print(f"wrote {path}")
+    print(f"wrote {path}; ask about a picture of your own: vift demo --image picture.png --question '...'")
 
 
 def draw_held_out(path: Path, name: str, rows, replies: dict[str, list[str]], results: dict, made: dict) -> None:
@@ -236,7 +237,7 @@ def ask_own(model, processor, args: argparse.Namespace, made: dict) -> None:
     if args.model == str(BUNDLED):
         notes.append("the bundled model knows only its own world, a 3 × 3 grid of coloured digits on black")
     for note in notes:
-        print(f"vift-demo: note: {note}", file=sys.stderr)
+        print(f"vift demo: note: {note}", file=sys.stderr)
     rows, fusion = [{"question": question, "images": [image]}], fusion_arguments(args)
     replies = {
         condition: ask(model, processor, rows, condition, fusion, max_new_tokens=MAX_NEW_TOKENS)[0]
@@ -262,12 +263,12 @@ def demo(args: argparse.Namespace, command: str) -> None:
         open_image(args.image)  # before the seconds that loading takes
     if sys.stderr.isatty():
         print(f"loading {model_name(args.model)} …", file=sys.stderr)
-    model, processor = load_model(args.model)
+    model, processor = load_model(args.model, trust_remote_code=args.trust_remote_code)
     (ask_own if args.image is not None else ask_held_out)(model, processor, args, made_by(command, args.model))
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run("vift-demo", demo, build_parser().parse_args(argv), command_line("vift-demo", argv))
+    return run("vift demo", demo, build_parser().parse_args(argv), command_line("vift demo", argv), extra="microworld")
 
 
 if __name__ == "__main__":

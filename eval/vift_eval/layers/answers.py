@@ -1,4 +1,4 @@
-"""What interventions on layers cost in right answers: `vift-analyze --interventions`.
+"""What interventions on layers cost in right answers: `vift analyze --interventions`.
 
 Each of `conditions` is one context of `interventions`; the model answers the same questions under each. Scores
 are exact match, also as a share of the intact model's, with paired intervals over questions.

@@ -1,8 +1,8 @@
-"""See where vision and language meet in a model: `vift-analyze`.
+"""See where vision and language meet in a model: `vift analyze`.
 
-    vift-analyze checkpoints/vift-micro --output runs/layers                     # the micro-world
-    vift-analyze llava-hf/llava-1.5-7b-hf --data pairs.jsonl --output runs/llava --dtype bfloat16
-    vift-analyze runs/tuned --output runs/layers --interventions --donor runs/stage1
+    vift analyze --output runs/layers                       # the bundled model and the micro-world
+    vift analyze --model llava-hf/llava-1.5-7b-hf --data pairs.jsonl --output runs/llava --dtype bfloat16
+    vift analyze --model runs/tuned --output runs/layers --interventions --donor runs/stage1
 
 A line of `--data` is {"image": path, "caption": words}, with "query", "answer" and "label" if you have them
 (`pairs`); a folder of pictures with `metadata.jsonl` is read too. Every item is shown to the model as a
@@ -19,10 +19,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..cli import OneLineParser, UserError, run
+from vift_hub.cli import OneLineParser, UserError, add_model, add_running, run
+from vift_hub.output import lock
+
 from ..files import command_line, made_by, read_json
-from ..models import BUNDLED, load_model
-from .pairs import load_pairs, micro_pairs
+from ..models import BUNDLED, config_of, load_model
 
 NEIGHBORS = 30
 ESTIMATORS = 2  # another number when a figure is computed in another way: layers measured before are measured again
@@ -30,41 +31,29 @@ MODELS = "VIFT, LLaVA, LLaVA-NeXT, LLaVA-OneVision, Qwen2/2.5/3-VL, SmolVLM, Ide
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser("vift-analyze", __doc__)
-    parser.add_argument("model", nargs="?", default=str(BUNDLED), help=f"folder or Hub id: {MODELS}")
+    parser = OneLineParser("vift analyze", __doc__, words=("--model",), needed=("--output",))
+    add_model(parser, str(BUNDLED), help=f"folder or Hub id: {MODELS} (default: the bundled model)")
     parser.add_argument("--data", help="JSON lines or folder of image and caption pairs; without it, the micro-world")
-    parser.add_argument("--output", type=Path, required=True, help="folder for page, figures, numbers and states")
-    parser.add_argument("--n", type=int, default=1000, help="items (default 1000)")
+    parser.add_argument("--output", type=Path, help="folder for page, figures, numbers and states")
+    parser.add_argument("--n", type=int, default=1000, help="so many items (default 1000)")
     parser.add_argument(
         "--k", type=int, help=f"neighbours of the overlap (default {NEIGHBORS}, at most a tenth of the items)"
     )
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--dtype", default="float32", help="of the weights: float32, bfloat16, float16")
-    parser.add_argument("--device", help="such as cuda:0 (default: a GPU if there is one)")
     parser.add_argument(
-        "--no-probes", action="store_true", help="leave out the probes, which take longest at large widths"
+        "--no-probes",
+        dest="probes",
+        action="store_false",
+        help="leave out the probes, which take longest at large widths",
     )
     parser.add_argument("--interventions", action="store_true", help="also knock out attention and skip layers")
     parser.add_argument("--donor", help="checkpoint whose layers are transplanted, with --interventions")
     parser.add_argument("--questions", type=int, default=300, help="questions of the interventions (default 300)")
-    parser.add_argument("--no-fusion", action="store_true", help="interventions on a VIFT: answers without fusion")
+    parser.add_argument(
+        "--no-fusion", dest="fusion", action="store_false", help="interventions on a VIFT: answers without fusion"
+    )
+    add_running(parser)
+    parser.set_defaults(dtype="float32")
     return parser
-
-
-def load(name: str, args: argparse.Namespace):
-    """(model, processor) of any vision-language model that transformers knows, or of a VIFT."""
-    import torch
-
-    model, processor = load_model(name, dtype=args.dtype, argument="model", any_kind=True)
-    return model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    for name, least in (("n", 40), ("batch_size", 1), ("questions", 10)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name.replace('_', '-')}={getattr(args, name)} must be at least {least}")
-    if args.donor and not args.interventions:
-        raise UserError("--donor needs --interventions")
 
 
 def measure_layers(captured, output: Path, k: int, labels: dict) -> list[dict]:
@@ -85,7 +74,7 @@ def measure_layers(captured, output: Path, k: int, labels: dict) -> list[dict]:
             if row["key"] == key:
                 done[row["layer"]] = row["measures"]
     with file.open("a", encoding="utf-8") as out:
-        for layer in tqdm(range(captured.num_layers + 1), desc="layers"):
+        for layer in tqdm(range(captured.num_layers + 1), desc="layers", disable=None):
             if layer not in done:
                 done[layer] = measure(captured, layer, k, labels)
                 out.write("\n" + json.dumps({"key": key, "layer": layer, "measures": done[layer]}) + "\n")
@@ -99,64 +88,117 @@ def profile_of(layers: list[dict], pooling: str = "last") -> list[float | None]:
     return [None if one is None else one["overlap"]["value"] - one["overlap_chance"]["value"] for one in values]
 
 
-def analyze(args: argparse.Namespace, command: str) -> dict:
+def analyze(
+    model: str,
+    output: str | Path,
+    *,
+    data: str | None = None,
+    n: int = 1000,
+    k: int | None = None,
+    batch_size: int = 32,
+    dtype: str = "float32",
+    device: str | None = None,
+    probes: bool = True,
+    interventions: bool = False,
+    donor: str | None = None,
+    questions: int = 300,
+    fusion: bool = True,
+    trust_remote_code: bool = False,
+    command: str = "vift.analyze",
+) -> dict:
+    """
+    What `vift analyze` does, from Python; the arguments are its options.
+
+    Args:
+        model: folder or Hub id of a VIFT, or of a vision-language model that transformers knows.
+        output: folder for page, figures, numbers and states; a second call goes on there.
+        command: what the page says it was made by.
+
+    Returns:
+        what `analysis.json` holds: "layers" (measures by layer), "band" (where image and words meet), ...
+
+    Raises:
+        ValueError: an argument out of range, a model or data that can't be read.
+    """
+    output = Path(output)
+    for name, value, least in (("n", n, 40), ("batch-size", batch_size, 1), ("questions", questions, 10)):
+        if value < least:
+            raise UserError(f"--{name}={value} must be at least {least}")
+    if donor and not interventions:
+        raise UserError("--donor needs --interventions")
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output={output} is a file; name a folder")
+    for name, value in (("--model", model), ("--donor", donor)):
+        if value is not None:
+            config_of(value, argument=name, any_kind=True)
+    import torch
+
     from vift_layers.band import band_rule
     from vift_layers.capture import capture
     from vift_layers.jackknife import spare
 
-    check_arguments(args)
-    pairs = micro_pairs(args.n) if args.data is None else load_pairs(args.data, args.n)
+    from .page import write
+    from .pairs import load_pairs, micro_pairs
+
+    pairs = micro_pairs(n) if data is None else load_pairs(data, n)
     if len(pairs) < 40:
-        raise UserError(f"--data={args.data} has {len(pairs)} pairs: at least 40 are needed")
-    k = args.k or min(NEIGHBORS, len(pairs) // 10)
+        raise UserError(f"--data={data} has {len(pairs)} pairs: at least 40 are needed")
     most = len(pairs) - 1 - spare(len(pairs))
-    if not 1 <= k <= most:
+    neighbors = min(NEIGHBORS, len(pairs) // 10) if k is None else k
+    if not 1 <= neighbors <= most:
         raise UserError(f"--k={k} must be in 1 ... {most} for {len(pairs)} pairs")
-    model, processor = load(args.model, args)
-    names = [] if args.no_probes else sorted(set.intersection(*(set(pair["labels"]) for pair in pairs)))
+
+    def load(name: str, argument: str):
+        loaded, processor = load_model(name, None, dtype, argument, True, trust_remote_code)
+        return loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
+
+    held = lock(output, "--output")
+    loaded, processor = load(model, "--model")
+    names = sorted(set.intersection(*(set(pair["labels"]) for pair in pairs))) if probes else []
     labels = {name: [pair["labels"][name] for pair in pairs] for name in names}
-    with tqdm(total=len(pairs), desc="captured") as bar:
+    with tqdm(total=len(pairs), desc="captured", disable=None) as bar:
         captured = capture(
-            model, processor, pairs, args.output / "capture", args.batch_size, progress=lambda n: bar.update(n - bar.n)
+            loaded, processor, pairs, output / "capture", batch_size, progress=lambda done: bar.update(done - bar.n)
         )
-    layers = measure_layers(captured, args.output, k, labels)
-    models = [name for name in (args.model, args.donor) if name]
+    layers = measure_layers(captured, output, neighbors, labels)
     results = {
-        "made": made_by(command, *models),
-        "model": Path(args.model).name,
-        "data": "micro-world, validation split" if args.data is None else Path(args.data).name,
+        "made": made_by(command, *(name for name in (model, donor) if name)),
+        "model": Path(model).name,
+        "data": "micro-world, validation split" if data is None else Path(data).name,
         "n": len(pairs),
-        "k": k,
+        "k": neighbors,
         "control": "control" in captured.forms,
         "layers": layers,
         "band": band_rule(profile_of(layers)).to_dict(),
         "band_mean": band_rule(profile_of(layers, "mean")).to_dict(),
     }
-    if args.interventions:
+    if interventions:
         from .answers import intervene
 
-        questions = micro_pairs(args.questions, seed=22) if args.data is None else pairs[: args.questions]
-        donor = load(args.donor, args)[0] if args.donor else None
-        options = {"fusion": False} if args.no_fusion else {}
+        asked = micro_pairs(questions, seed=22) if data is None else pairs[:questions]
         results["interventions"] = intervene(
-            model, processor, questions, donor,
-            lambda name, accuracy: print(f"{name}: {accuracy:.1%}", file=sys.stderr, flush=True), **options,
+            loaded, processor, asked, load(donor, "--donor")[0] if donor else None,
+            lambda name, accuracy: print(f"{name}: {accuracy:.1%}", file=sys.stderr, flush=True),
+            **({} if fusion else {"fusion": False}),
         )  # fmt: skip
-        results["interventions"]["donor_name"] = Path(args.donor).name if args.donor else None
+        results["interventions"]["donor_name"] = Path(donor).name if donor else None
+    write(results, output)
+    held.release()
     return results
 
 
 def write_analysis(args: argparse.Namespace, command: str) -> None:
-    results = analyze(args, command)
-    from .page import write
-
-    write(results, args.output)
-    print(f"band {results['band']['band']}: {results['band']['reason']}\nwrote {args.output / 'README.md'}")
+    options = {name: value for name, value in vars(args).items() if name != "words"}
+    band = analyze(**options, command=command)["band"]
+    print(f"band {band['band']}: {band['reason']}")
+    print(f"wrote {args.output / 'README.md'}: open it")
+    print(f"vift train --train-layers {band['band']} ... trains these layers only")
 
 
 def main(argv: list[str] | None = None) -> int:
-    args, command = build_parser().parse_args(argv), command_line("vift-analyze", argv)
-    return run("vift-analyze", write_analysis, args, command, stopped="stopped; the same command goes on from here")
+    args, command = build_parser().parse_args(argv), command_line("vift analyze", argv)
+    on = "stopped; the same command goes on from here"
+    return run("vift analyze", write_analysis, args, command, extra="microworld", stopped=on)
 
 
 if __name__ == "__main__":

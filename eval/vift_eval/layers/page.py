@@ -1,4 +1,4 @@
-"""The page of `vift-analyze`: README.md with a verdict, one figure per metric and how to read it, and the numbers."""
+"""The page of `vift analyze`: README.md with a verdict, one figure per metric and how to read it, and the numbers."""
 
 from pathlib import Path
 

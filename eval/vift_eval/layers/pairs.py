@@ -1,4 +1,4 @@
-"""Pairs of an image and its words for `vift-analyze`: the micro-world, or your own.
+"""Pairs of an image and its words for `vift analyze`: the micro-world, or your own.
 
 A pair is {"image": PIL RGB, "caption", "query", "labels": {name: class}, "answer" (or None), "question": row}. Your
 own come from a JSON-lines file {"image": path, "caption": words} with, if you like, "query" (or "question"), "label",
@@ -8,9 +8,9 @@ have it.
 
 from pathlib import Path
 
+from vift_hub.cli import UserError
 from vift_microworld import language, sample_scenes, visual_questions
 
-from ..cli import UserError
 from ..files import json_rows
 from ..images import open_image
 

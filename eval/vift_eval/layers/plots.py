@@ -1,4 +1,4 @@
-"""Figures of `vift-analyze`, one per metric: last token on the left, mean over the modality's tokens on the right."""
+"""Figures of `vift analyze`, one per metric: last token on the left, mean over the modality's tokens on the right."""
 
 from pathlib import Path
 

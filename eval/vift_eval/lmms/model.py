@@ -64,6 +64,7 @@ class VIFT(lmms):
         min_pixels, max_pixels: for image processors that have them.
         knock_out, skip: layers such as "4:8" or "~4:8" in which text can't attend to images, or that are skipped.
         skip_tokens: "all", "image" or "text", with `skip`.
+        trust_remote_code: run the Python files of a repository on the Hub.
         fusion: `fusion`, `alpha`, `beta`, `dose` and all `fusion_...`, as in `generate()`.
 
     Raises:
@@ -86,6 +87,7 @@ class VIFT(lmms):
         knock_out: str | None = None,
         skip: str | None = None,
         skip_tokens: str = "all",
+        trust_remote_code: bool = False,
         **fusion,
     ):
         super().__init__()
@@ -119,7 +121,7 @@ class VIFT(lmms):
             self.engine = VLLMEngine(str(pretrained), revision, dtype, max_new_tokens)
         elif engine == "transformers":
             with PartialState().local_main_process_first():  # the ranks of a machine share the cache of remote code
-                model, processor = load_model(str(pretrained), revision, dtype, argument="pretrained")
+                model, processor = load_model(str(pretrained), revision, dtype, "pretrained", False, trust_remote_code)
             for name in ("min_pixels", "max_pixels"):
                 if own[name] is None:
                     continue

@@ -1,6 +1,6 @@
 """Results files of lmms-eval into a model's repository: `.eval_results/*.yaml` and the card's `model-index`.
 
-    vift-card --results results/*/*_results.json --model checkpoints/vift-micro --repo my-org/my-model
+    vift card --results results/*/*_results.json --model my-model --repo my-org/my-model
 
 Every number comes from a results file that the model `vift` made (its section `vift` says with which weights and
 fusion). Refused: files of other models, of other or unknown weights than --model's, and runs that are not whole: a
@@ -20,9 +20,8 @@ from huggingface_hub import CardData, EvalResult, EvalResultEntry, eval_result_e
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from vift_hub import card
+from vift_hub.cli import OneLineParser, UserError, first_line, run
 
-from ..cli import OneLineParser, UserError, first_line, run
-from ..engine import in_words
 from ..files import weights_sha256
 
 
@@ -79,6 +78,8 @@ def metrics_of(results: dict, task: str) -> dict[str, float]:
 
 def fusion_of(results: dict, task: str) -> str:
     """How the task was asked, in a line."""
+    from ..engine import in_words
+
     record = results["vift"]["tasks"][task]
     fusions = [settings["fusion"] for settings in record["settings"]]
     words = ["no fusion" if fusion is None else f"fusion {in_words(fusion)}" for fusion in fusions]
@@ -163,14 +164,21 @@ def write_all(args: argparse.Namespace) -> None:
         raise UserError(f"--model={args.model} is not a folder")
     for path in write(args.results, args.model, args.repo):
         print(f"wrote {path}")
+    print(
+        f"next: look at {args.model / 'README.md'}, then vift push --model {args.model} --repo {args.repo} --dry-run"
+    )
+
+
+def build_parser() -> OneLineParser:
+    parser = OneLineParser("vift card", __doc__, needed=("--results", "--model", "--repo"))
+    parser.add_argument("--results", nargs="+", type=Path, help="results files of lmms-eval")
+    parser.add_argument("--model", type=Path, help="folder of the model's repository")
+    parser.add_argument("--repo", help="its name on the Hub: user/name or org/name")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = OneLineParser("vift-card", __doc__)
-    parser.add_argument("--results", nargs="+", type=Path, required=True, help="results files of lmms-eval")
-    parser.add_argument("--model", type=Path, required=True, help="folder of the model's repository")
-    parser.add_argument("--repo", required=True, help="its name on the Hub")
-    return run("vift-card", write_all, parser.parse_args(argv))
+    return run("vift card", write_all, build_parser().parse_args(argv))
 
 
 if __name__ == "__main__":

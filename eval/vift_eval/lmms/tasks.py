@@ -1,7 +1,7 @@
 """The functions of the YAML tasks in `eval/tasks`: documents, prompts and scores.
 
 Micro-world: `questions.json` beside the YAML holds one row, {"count", "seed", "split"}; the documents are made from
-it, so that they are those of `vift-demo` with the same seed (the first n of any count are the same).
+it, so that they are those of `vift demo` with the same seed (the first n of any count are the same).
 
 Mathematics: the prompts of arXiv 2502.11427's evaluation. MathVista: the benchmark's own query with its hint line.
 MathVerse: the benchmark's chain-of-thought query. MathVision: reasoning first, then the letter or the value.

@@ -1,7 +1,7 @@
 """Grids of fusion settings on any lmms-eval task.
 
-    vift-sweep --models checkpoints/vift-micro --tasks vift_micro_visual --include_path eval/tasks --limit 400 \
-        --beta 0 0.1 0.2 0.3 0.5 0.8 1 --layers 0:2 2:4 4:6 6:8 --output runs/sweep
+    vift sweep --model my-model --tasks vift_micro_visual --limit 400 --beta 0 0.1 0.2 0.3 0.5 0.8 1 \\
+        --layers 0:2 2:4 4:6 6:8 --output runs/sweep
 
 Axes: models, alpha (1 where none is given), beta (or dose), layers, rule, span; everything else is as the model's
 config says. Pictures, prompts and picture features are computed once per batch and used by every setting; settings
@@ -22,30 +22,30 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from vift_hub.cli import OneLineParser, UserError, add_model, add_running, first_line, run
 from vift_hub.pictures import whole_pictures
 
-from ..cli import OneLineParser, UserError, first_line, run
 from ..files import command_line, files_sha256, made_by
-from ..models import config_of, model_name
+from ..models import TASKS, config_of, model_name
 from .record import Record, requests_sha256
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser("vift-sweep", __doc__)
-    parser.add_argument("--models", nargs="+", required=True, help="folders or Hub ids of VIFT models")
-    parser.add_argument("--tasks", nargs="+", required=True, help="tasks or groups of lmms-eval that generate text")
-    parser.add_argument("--include_path", help="folder with more tasks, such as eval/tasks")
-    parser.add_argument("--output", type=Path, required=True, help="folder of this sweep")
-    parser.add_argument("--alpha", nargs="+", type=float, default=[1.0])
-    parser.add_argument("--beta", nargs="+", type=float)
+    parser = OneLineParser(
+        "vift sweep", __doc__, old={"--models": "--model"}, needed=("--model", "--tasks", "--output")
+    )
+    add_model(parser, default=None, nargs="+", help="folders or Hub ids of VIFT models")
+    parser.add_argument("--tasks", nargs="+", help="tasks or groups of lmms-eval that generate text")
+    parser.add_argument("--include-path", help="folder with more tasks (VIFT's own are always found)")
+    parser.add_argument("--output", type=Path, help="folder of this sweep; the same command goes on in it")
+    parser.add_argument("--alpha", nargs="+", type=float, default=[1.0], help="weights of the image run (default 1)")
+    parser.add_argument("--beta", nargs="+", type=float, help="weights of the text run (default: the model's)")
     parser.add_argument("--dose", nargs="+", type=float, help="instead of --beta: beta times number of fused layers")
     parser.add_argument("--layers", nargs="+", default=[], help="bands such as 0:4, or fractions of the top")
-    parser.add_argument("--rule", nargs="+", default=[])
-    parser.add_argument("--span", nargs="+", default=[])
-    parser.add_argument("--limit", type=int, help="documents of each task")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--device")
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--rule", nargs="+", default=[], help="cascade, additive or independent")
+    parser.add_argument("--span", nargs="+", default=[], help="positions written: all, after_image or reference")
+    parser.add_argument("--limit", type=int, help="ask so many documents of each task (default: all)")
+    add_running(parser)
     return parser
 
 
@@ -82,12 +82,13 @@ def load_tasks(names: list[str], include_path: str | None) -> dict:
     from lmms_eval.tasks import TaskManager, get_task_dict
 
     if include_path is not None and not Path(include_path).is_dir():
-        raise UserError(f"--include_path={include_path} is not a folder")
-    own = TaskManager("ERROR", include_path=include_path, include_defaults=False, model_name="vift")
+        raise UserError(f"--include-path={include_path} is not a folder")
+    places = [str(TASKS), *([] if include_path is None else [include_path])]
+    own = TaskManager("ERROR", include_path=places, include_defaults=False, model_name="vift")
     # lmms-eval's own thousands of tasks take seconds to index, so only when one of them is named
-    manager = own if set(names) <= set(own.all_tasks) else TaskManager("ERROR", include_path, model_name="vift")
+    manager = own if set(names) <= set(own.all_tasks) else TaskManager("ERROR", places, model_name="vift")
     if missing := [name for name in names if name not in manager.all_tasks]:
-        raise UserError(f"--tasks: {', '.join(missing)} not found (in lmms-eval and --include_path={include_path})")
+        raise UserError(f"--tasks: {', '.join(missing)} not found (in lmms-eval and {' and '.join(places)})")
     try:
         return get_task_dict(names, manager, "chat")
     except Exception as error:  # data that is not there raises whatever its reader raises, after lmms-eval's retries
@@ -175,6 +176,8 @@ def rows_of(result: dict, answers: dict, model: str, settings: dict, resolved) -
 def sweep(args: argparse.Namespace, command: str) -> dict:
     """Runs the grid and returns what `results.json` holds."""
     os.environ["TQDM_DISABLE"] = "1"  # lmms-eval's bars; ours says otherwise
+    settings = grid(args)
+    found = [config_of(path) for path in args.model]
     import torch
     from loguru import logger
     from tqdm import tqdm
@@ -185,13 +188,12 @@ def sweep(args: argparse.Namespace, command: str) -> dict:
     from ..lmms.record import PACKAGES, folder_of, version
 
     logger.disable("lmms_eval")
-    settings = grid(args)
     task_dict = load_tasks(args.tasks, args.include_path)
     tasks = flat(task_dict)
     for name, task in tasks.items():
         if task.OUTPUT_TYPE != "generate_until":
             raise UserError(f"--tasks: {name} is a task of type {task.OUTPUT_TYPE}; a sweep takes generate_until")
-    configs = [VIFTConfig.from_dict(config_of(path, argument="--models")) for path in args.models]
+    configs = [VIFTConfig.from_dict(one) for one in found]
     resolved = [[resolve_fusion(config, **setting) for setting in settings] for config in configs]
     requests = []
     with contextlib.redirect_stderr(io.StringIO()):
@@ -202,8 +204,8 @@ def sweep(args: argparse.Namespace, command: str) -> dict:
     with whole_pictures():
         asked = requests_sha256(chats)
     spec = {
-        "models": args.models,
-        "files": {path: files_sha256(folder_of(path)) for path in args.models},
+        "models": args.model,
+        "files": {path: files_sha256(folder_of(path)) for path in args.model},
         "tasks": sorted(tasks),
         "requests": asked,
         "generation": {name: task.instances[0].args[2] for name, task in tasks.items() if task.instances},
@@ -215,15 +217,16 @@ def sweep(args: argparse.Namespace, command: str) -> dict:
         "settings": settings,
     }
     answers = Record(args.output, spec)
-    first: list[dict[str, int]] = [{} for _ in args.models]
+    first: list[dict[str, int]] = [{} for _ in args.model]
     leader = [[seen.setdefault(same_fusion(one), s) for s, one in enumerate(r)] for seen, r in zip(first, resolved)]
     leaders = [sorted(set(one)) for one in leader]
+    running = {name: getattr(args, name) for name in ("dtype", "device", "batch_size")}
     rows, seconds, cpu = [], time.monotonic(), time.process_time()
     total = len(requests) * sum(map(len, leaders))
     every = 0.1 if sys.stderr.isatty() else 30  # seconds; in a log file, a line now and then
     with tqdm(total=total, unit="answer", disable=False, mininterval=every, smoothing=0.05) as bar:
-        for number, path in enumerate(args.models):
-            lm = VIFTChat(path, dtype=args.dtype, device=args.device, batch_size=args.batch_size)
+        for number, path in enumerate(args.model):
+            lm = VIFTChat(path, trust_remote_code=args.trust_remote_code, **running)
             lm.task_dict = {name: task.dataset for name, task in tasks.items()}
             bar.set_description(model_name(path))
             ask(lm, number, requests, settings, leaders[number], answers, bar)
@@ -236,7 +239,7 @@ def sweep(args: argparse.Namespace, command: str) -> dict:
             for s, setting in enumerate(settings):
                 rows += rows_of(*scored[leader[number][s]], model_name(path), setting, resolved[number][s])
     return {
-        "made": made_by(command, *args.models),
+        "made": made_by(command, *args.model),
         "spec": spec,
         "asked": len(leaders[-1]),
         "seconds": round(time.monotonic() - seconds, 1),
@@ -258,13 +261,14 @@ def write_sweep(args: argparse.Namespace, command: str) -> None:
         raise UserError(f"--limit={args.limit} must be at least 1")
     from .report import write
 
-    for path in write(sweep(args, command), args.output):
-        print(f"wrote {path}")
+    *others, page = write(sweep(args, command), args.output)
+    print(*(f"wrote {path}" for path in others), f"wrote {page}: open it, the best settings are on top", sep="\n")
 
 
 def main(argv: list[str] | None = None) -> int:
-    args, command = build_parser().parse_args(argv), command_line("vift-sweep", argv)
-    return run("vift-sweep", write_sweep, args, command, stopped="stopped; the same command goes on from here")
+    args, command = build_parser().parse_args(argv), command_line("vift sweep", argv)
+    on = "stopped; the same command goes on from here"
+    return run("vift sweep", write_sweep, args, command, extra="eval", stopped=on)
 
 
 if __name__ == "__main__":

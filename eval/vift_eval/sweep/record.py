@@ -7,7 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..cli import UserError, first_line
+from vift_hub.cli import UserError, first_line
+from vift_hub.output import lock
+
 from ..files import read_json, write_json
 
 
@@ -48,6 +50,7 @@ class Record:
 
     def __init__(self, folder: Path, spec: dict):
         self.folder, self.spec, self.lines = folder, json.loads(json.dumps(spec, default=str)), {}
+        self.held = None  # the lock of the folder
         self.answers, self.saved = folder / "answers.jsonl", folder / "sweep.json"
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--output={folder} is a file: name a folder")
@@ -76,8 +79,9 @@ class Record:
                 raise UserError(f"{told} ({first_line(error)}): delete the line, it is asked again") from error
 
     def add(self, model: int, batch: int, setting: int, answers: list) -> None:
+        if self.held is None:
+            self.held = lock(self.folder, "--output")
         if not self.saved.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.saved, self.spec)
         self.lines[model, batch, setting] = answers
         entry = {"model": model, "batch": batch, "setting": setting, "answers": answers}
