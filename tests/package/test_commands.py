@@ -20,6 +20,7 @@ PARSERS = {
     "calibrate": "vift_eval.calibrate_command:build_parser",
     "sweep": "vift_eval.sweep.command:build_parser",
     "analyze": "vift_eval.layers.command:build_parser",
+    "serve": "vift_serve.__main__:build_parser",
     "card": "vift_eval.lmms.results:build_parser",
     "push": "vift_hub.commands:push_parser",
     "micro": "vift_train.micro_command:build_parser",
@@ -35,7 +36,7 @@ def options_of(name: str) -> list:
 
 
 def test_every_command_has_its_parser_here_and_its_former_name():
-    assert PARSERS.keys() == COMMANDS.keys() - {"serve"}
+    assert PARSERS.keys() == COMMANDS.keys()
     scripts = PYPROJECT["project"]["scripts"]
     assert scripts.pop("vift") == "vift.__main__:main"
     assert scripts.items() <= {f"vift-{name}": place for name, (place, _) in COMMANDS.items()}.items()
@@ -116,5 +117,5 @@ def test_a_mistake_is_one_line_and_status_2(arguments, words, capsys):
 def test_version_and_an_absent_command(capsys, monkeypatch):
     assert main(["--version"]) == 0 and capsys.readouterr().out == f"vift {__version__}\n"
     assert PYPROJECT["project"]["version"] == __version__
-    monkeypatch.setitem(sys.modules, "vift_serve", None)
+    monkeypatch.setitem(sys.modules, "vift_serve.__main__", None)
     assert status_of(main, ["serve"]) == 2 and "vift serve is not in this installation" in capsys.readouterr().err

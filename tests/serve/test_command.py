@@ -23,15 +23,16 @@ def test_the_printed_line_is_a_request():
     assert "vllm_xargs" not in command.curl("some/model", "::", 1, vllm=False)
 
 
-def test_without_vllm_it_is_transformers_server(monkeypatch, capsys):
+@pytest.mark.parametrize("model", [["some/model"], ["--model", "some/model"]])
+def test_without_vllm_it_is_transformers_server(monkeypatch, capsys, model):
     started = []
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(os, "execv", lambda path, argv: started.append(argv) or sys.exit(0))
     with pytest.raises(SystemExit):
-        command.main(["some/model", "--port", "8123", "--device", "cpu"])
+        command.main([*model, "--port", "8123", "--device", "cpu"])
     assert started[0][1:] == [
-        *("serve", "some/model", "--trust-remote-code", "--host", "127.0.0.1", "--port", "8123", "--device", "cpu")
-    ]
+        *("serve", "some/model", "--host", "127.0.0.1", "--port", "8123", "--device", "cpu")
+    ]  # code of the Hub runs when asked for
     shown = capsys.readouterr().out
     assert "curl http://127.0.0.1:8123/" in shown and "vLLM is not installed" in shown
 
