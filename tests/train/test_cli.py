@@ -1,4 +1,4 @@
-"""The README's path: the micro-world as files, both stages by `vift train`, questions to the result."""
+"""The training page's path: the micro-world as files, both stages by `vift train`, questions to the result."""
 
 import re
 import shlex
@@ -11,15 +11,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def readme_commands():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"^## Train on your own data.*?^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1]
+def first_commands():
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    block = re.search(r"^## Your own data, first steps.*?^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1]
     return [shlex.split(line) for line in block.replace("\\\n", " ").splitlines()]
 
 
 @pytest.mark.slow
-def test_the_readme_commands_run_as_pasted(tmp_path):
-    commands = readme_commands()
+def test_the_pages_first_commands_run_as_pasted(tmp_path):
+    commands = first_commands()
     assert len(commands) == 5
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
     for command in commands:
