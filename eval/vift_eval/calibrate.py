@@ -57,7 +57,7 @@ def candidates_of(model, bands, doses) -> list[tuple]:
         ValueError: none is.
     """
     candidates = []
-    for band in (bands := list(bands)):
+    for band in bands:
         count = len(resolve_fusion(model.config, True, fusion_layers=band, beta=0.0).layers)
         candidates += [(band, dose) for dose in doses if abs(dose) <= 2 * count]
     if not candidates:
@@ -89,7 +89,7 @@ def calibrate(
         caption_query (`str`): asks the model for a caption.
         read_back (`str` or callable): the prompt made of `caption` and `question`, a format or a function of the two.
         bands (*optional*): candidates for `fusion_layers`; `default_bands` when None (and then `replacements` too);
-            "lens" for the band of the logit-lens rule.
+            a single one such as "0:4", or "lens" for that of the logit-lens rule.
         doses, alphas: candidates; alpha = 1 is always tried.
         caption_tokens, answer_tokens (`int`): most tokens of a caption, and of an answer that are compared.
         store (`bool`): write the choice into `model.config` (saved by `save_pretrained`).
@@ -107,8 +107,11 @@ def calibrate(
         raise ValueError(f"calibrate needs one image per question: {len(images)} images, {len(questions)} questions")
     num_layers = model.config.get_text_config().num_hidden_layers
     replaced = replacements(num_layers) if bands is None else []
-    bands = default_bands(num_layers) if bands is None else bands
-    candidates = [] if bands == "lens" else candidates_of(model, bands, doses)
+    if isinstance(bands, str):
+        bands = [bands]
+    bands = default_bands(num_layers) if bands is None else list(bands)
+    by_lens = bands == ["lens"]
+    candidates = [] if by_lens else candidates_of(model, bands, doses)
     template = read_back
     if not callable(read_back):
 
@@ -144,7 +147,7 @@ def calibrate(
         return max(table, key=lambda row: row["score"])
 
     seen = {}
-    if bands == "lens":
+    if by_lens:
         seen = {"lens": lens_profile(model, batches)}
         candidates = candidates_of(model, [lens_band(seen["lens"])], doses)
     unfused = score({"fusion": False})

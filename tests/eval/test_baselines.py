@@ -1,5 +1,6 @@
 """Baselines of fusion: each is the plain model where it should be, and what it says it is elsewhere."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import Qwen2ForCausalLM
@@ -51,7 +52,7 @@ def test_merging_goes_from_one_model_to_the_other(bundled):
         for parameter in other.parameters():
             parameter.add_(1.0)
     own = model.model.language_model.layers[0].mlp.up_proj.weight
-    half = merge_language_model(model, other, 0.5).model.language_model.layers[0].mlp.up_proj.weight
+    half = merge_language_model(model, other, np.float32(0.5)).model.language_model.layers[0].mlp.up_proj.weight
     assert torch.allclose(half, own + 0.5, atol=1e-6)
     whole = merge_language_model(model, other, 1.0)
     assert torch.allclose(whole.model.language_model.layers[0].mlp.up_proj.weight, own + 1.0, atol=1e-6)

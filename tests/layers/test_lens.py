@@ -81,3 +81,13 @@ def test_calibrate_tries_the_doses_in_the_band_of_the_lens_alone(bundled, questi
     band = lens_band(result["lens"])
     assert {row["fusion_layers"] for row in result["table"]} == {band} and result["fusion_layers"] == band
     assert {row["dose"] for row in result["table"]} == {0.5, 1.0}
+
+
+def test_one_band_need_not_be_in_a_list(bundled, questions):
+    """A string is a band, not the bands that its letters are."""
+    few = questions.select(range(2))
+    result = calibrate(
+        *bundled, [row[0] for row in few["images"]], list(few["question"]), bands="0:4", doses=(1.0,), alphas=(),
+        caption_tokens=4, answer_tokens=2, store=False,
+    )  # fmt: skip
+    assert [row["fusion_layers"] for row in result["table"]] == ["0:4"]

@@ -10,6 +10,7 @@ V vocabulary.
 """
 
 import copy
+from numbers import Real
 
 import torch
 from transformers import LogitsProcessor
@@ -73,7 +74,7 @@ def merge_language_model(model, language_model, weight):
         ValueError: a weight out of range, not one a layer, or parameters that do not fit, by name and shape.
     """
     num_layers = model.config.get_text_config().num_hidden_layers
-    weights = [weight] * (num_layers + 1) if isinstance(weight, int | float) else list(weight)
+    weights = [weight] * (num_layers + 1) if isinstance(weight, Real) else list(weight)
     if len(weights) != num_layers + 1:
         raise ValueError(f"weight has {len(weights)} numbers, {num_layers} layers and all else need {num_layers + 1}")
     if wrong := [one for one in weights if not -1 <= one <= 1]:
