@@ -182,6 +182,8 @@ def main(
     plan: Callable[[list[int]], list[Step]],
     write_page: Callable[[Path, Path, list[int]], None],
     argv: list[str] | None,
+    work: str = "runs/paper",
+    recipes: Path = RECIPES,
 ) -> int:
     """
     Runs a study's steps and writes its page.
@@ -190,13 +192,14 @@ def main(
         name: of the module that is run, and (its last part) of the folder in docs/results.
         plan: seeds -> steps.
         write_page: work folder, folder of the page, seeds.
+        work, recipes: where steps keep their results by default, and the recipes that these belong to.
 
     Returns:
         The exit status: 2 after a mistake of the user, which is one line.
     """
     place = Path("docs/results") / name.rsplit(".", 1)[-1]
     parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
-    parser.add_argument("--work", type=Path, default=Path("runs/paper"), help="where steps keep their results")
+    parser.add_argument("--work", type=Path, default=Path(work), help="where steps keep their results")
     parser.add_argument("--output", type=Path, default=place, help="where page, plots and figures go")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="steps at a time, one thread each")
@@ -208,7 +211,7 @@ def main(
         if args.page and not args.work.is_dir():
             raise ValueError(f"--work={args.work} does not exist: nothing has been measured")
         if not args.page:
-            check_recipe(args.work, list(RECIPES.glob("*.yaml")))
+            check_recipe(args.work, list(recipes.glob("*.yaml")))
             start = time.monotonic()
             Runner(plan(args.seeds), args.work, args.jobs).run()
             print(f"all steps done, {(time.monotonic() - start) / 60:.0f} min", flush=True)

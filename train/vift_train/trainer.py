@@ -33,6 +33,7 @@ from .callbacks import AtTheStart, ModalityProgress, Throughput
 from .checks import check_columns, check_groups, check_stream, small_modalities
 from .collator import CheckedCollator
 from .config import INHERITED, STATE_FILE, VIFTTrainingConfig, parse_band
+from .labelled import labelled_only
 from .lengths import column, dataset_lengths, fitting, image_tokens, of_longest, row_lengths, undecoded
 from .runs import (
     check_fingerprint,
@@ -247,7 +248,8 @@ class VIFTTrainer(SFTTrainer):
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
         if model.training and isinstance(head, FSDPModule):
             head.unshard()
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        with labelled_only():
+            return super().compute_loss(model, inputs, *args, **kwargs)
 
     def log(self, logs, start_time=None):
         if "loss" in logs:

@@ -40,11 +40,12 @@ def oracle_text(engine, rows, **kwargs):
     return generate(engine, prompts_of(engine, rows, texts, image=False), fusion=False, **kwargs)
 
 
-def caption_first(engine, rows, max_new_tokens=12, **kwargs):
+def caption_first(engine, rows, max_new_tokens=12, query=None, joined=None, caption_tokens=48, **kwargs):
     """the model's own caption, then text only: caption and question"""
-    query = prompts_of(engine, rows, [language.DETAILED_QUERIES[0]] * len(rows))
-    captions = generate(engine, query, fusion=False, max_new_tokens=48, **kwargs)
-    texts = [read_back(caption.text, row["question"]) for caption, row in zip(captions, rows)]
+    query = prompts_of(engine, rows, [query or language.DETAILED_QUERIES[0]] * len(rows))
+    captions = generate(engine, query, fusion=False, max_new_tokens=caption_tokens, **kwargs)
+    joined = joined or read_back
+    texts = [joined(caption.text, row["question"]) for caption, row in zip(captions, rows)]
     prompts = prompts_of(engine, rows, texts, image=False)
     return after(captions, generate(engine, prompts, fusion=False, max_new_tokens=max_new_tokens, **kwargs))
 
