@@ -1,4 +1,4 @@
-# make demo | test | versions | micro | paper | space | lint | format | clean. Each sets up what it needs in .venv and
+# make demo | test | versions | micro | paper | space | docs | lint | format | clean. Each sets up what it needs in .venv and
 # works first, on a fresh clone. Variables:
 #   PYTHON      interpreter for the environment (>= 3.11)
 #   TORCH_ARGS  extra arguments for installing torch, e.g. --index-url with PyTorch's index of CPU builds on a
@@ -17,7 +17,7 @@ PIP   := $(VENV)/bin/python -m pip --disable-pip-version-check
 FILES := pyproject.toml constraints.txt
 STAMP := $(VENV)/.stamp
 
-.PHONY: demo test versions micro paper space lint format clean
+.PHONY: demo test versions micro paper space docs lint format clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)-microworld
@@ -49,6 +49,11 @@ paper: $(STAMP)-studies
 space: $(STAMP)-space
 	@$(VENV)/bin/python space/app.py --open $(ARGS)
 
+# Into build/site/; a broken link is an error. Look at it while writing: .venv/bin/mkdocs serve
+docs: $(STAMP)-docs
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet $(ARGS)
+	@echo "wrote build/site/index.html"
+
 lint: $(STAMP)-ruff
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
@@ -72,7 +77,7 @@ $(STAMP)-torch: $(STAMP)-venv constraints.txt
 	$(PIP) install $(TORCH_ARGS) $(TORCH)
 	@touch $@
 
-$(STAMP)-microworld $(STAMP)-train $(STAMP)-studies $(STAMP)-space: $(STAMP)-%: $(STAMP)-torch $(FILES)
+$(STAMP)-microworld $(STAMP)-train $(STAMP)-studies $(STAMP)-space $(STAMP)-docs: $(STAMP)-%: $(STAMP)-torch $(FILES)
 	$(PIP) install -c constraints.txt -e '.[$*]'
 	@touch $@
 
