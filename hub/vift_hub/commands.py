@@ -1,6 +1,7 @@
 """`vift init`, `vift convert` and `vift push`: their options; what they do is in `init`, `convert` and `push`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from .cli import OneLineParser, UserError, run
@@ -40,7 +41,7 @@ The token is the one of `hf auth login`, or HF_TOKEN. What the folder's README.m
 
 
 def init_parser() -> OneLineParser:
-    parser = OneLineParser("vift init", INIT, needed=("--output",))
+    parser = OneLineParser("vift init", INIT, needed=("--vision-tower", "--language-model", "--output"))
     parser.add_argument("--trained", type=Path, help="folder of a connector, a LoRA and parts.json, instead of parts")
     parser.add_argument("--vision-tower", help="hub id, folder, .pth file or package:NAME")
     parser.add_argument("--language-model", help="hub id, folder, .gguf file or package:NAME")
@@ -67,9 +68,6 @@ def write_start(args: argparse.Namespace) -> None:
     if trained is not None:
         write_trained(trained, args)
         return
-    for name in ("vision_tower", "language_model"):
-        if getattr(args, name) is None:
-            raise UserError(f"--{name.replace('_', '-')} is needed: which one is the model made of? (or --trained)")
     for name in ("pool", "pixel_shuffle"):
         if getattr(args, name) < 1:
             raise UserError(f"{name}={getattr(args, name)} must be at least 1")
@@ -97,8 +95,11 @@ def write_trained(trained: Path, args: argparse.Namespace) -> None:
 
 
 def init(argv: list[str] | None = None) -> int:
-    stopped = "stopped; nothing was written"
-    return run("vift init", write_start, init_parser().parse_args(argv), stopped=stopped)
+    parser = init_parser()
+    argv = sys.argv[1:] if argv is None else argv
+    if any(word.partition("=")[0] == "--trained" for word in argv):
+        parser.needed = ("--output",)
+    return run("vift init", write_start, parser.parse_args(argv), stopped="stopped; nothing was written")
 
 
 def convert_parser() -> OneLineParser:

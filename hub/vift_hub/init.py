@@ -39,7 +39,7 @@ def build(
             id, folder, file, or `package:NAME`.
         language_model: a decoder language model; the same, or a GGUF file.
         dtype: of the weights.
-        seed: of the connector.
+        seed: of the connector, and of the new row of the embeddings.
         feature_layer: hidden state of the tower that is read; None: the last but one (convolutions: last map).
         pool, pixel_shuffle: patches a side that become one token, by their mean, or side by side.
         image_aspect_ratio: "pad", "square", or None: as the tower's own processor does.
@@ -83,7 +83,9 @@ def build(
         chat_template=template,
     )
     if processor.image_token_id >= text.get_input_embeddings().num_embeddings:
-        text.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        with torch.random.fork_rng():  # the same parts make the same start
+            torch.manual_seed(seed)
+            text.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if is_map:  # what a connector reads of one patch, under the names that LLaVA's layout has
         tower.config.hidden_size, tower.config.image_size = features.channels, pixels
     fields = {"vision_feature_layer": features.layer, "vision_pool": pool, "vision_pixel_shuffle": pixel_shuffle}

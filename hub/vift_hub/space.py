@@ -11,7 +11,8 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = "space modeling_vift microworld/vift_microworld eval/vift_eval hub/vift_hub checkpoints/vift-micro".split()
+FOLDERS = """space modeling_vift microworld/vift_microworld pictures/vift_pictures eval/vift_eval hub/vift_hub
+checkpoints/vift-micro""".split()
 ON_TOP = ("space/README.md", "space/requirements.txt", "LICENSE")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vift_eval.files import markdown_table, read_json, save_figure
+from vift_eval.files import made_line, markdown_table, read_json, save_figure
 from vift_eval.plots import LINES, STYLE, draw_mean, panels, plt
 
 from ..answers import paired, percent, points, score, with_interval
@@ -246,7 +246,7 @@ The picture of such a thing was captioned, its fact was left out of every instru
 
 ## Made by
 
-`{results["made"]["command"]}`, {results["made"]["machine"]}.
+{made_line(results["made"])}
 """
 
 
