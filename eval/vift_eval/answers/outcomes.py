@@ -64,13 +64,13 @@ def correct(predictions: list[str], questions) -> np.ndarray:
     return np.array([exact_match(p, a) for p, a in zip(predictions, list(questions["answer"]))], dtype=float)
 
 
-def summarize(predictions: list[str], questions) -> dict:
-    """{"accuracy", "ci95", "caption_rate"} of one set of answers."""
-    hits = correct(predictions, questions)
+def summarize(marks: list[tuple[bool, bool]]) -> dict:
+    """{"accuracy", "ci95", "caption_rate"} of answers, each (is right, is a caption)."""
+    hits, captions = np.array(marks, dtype=float).T
     return {
         "accuracy": round(float(hits.mean()), 4),
         "ci95": interval(hits),
-        "caption_rate": round(float(np.mean([is_caption(p) for p in predictions])), 4),
+        "caption_rate": round(float(captions.mean()), 4),
     }
 
 

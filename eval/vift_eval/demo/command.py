@@ -5,8 +5,8 @@
     vift demo --image picture.png --question "which digit is at the top left ?"
     vift demo --model my-org/my-vift-model           # any VIFT checkpoint, a folder or a Hub id
 
-The questions are the micro-world's test split: handwriting and scenes that training never saw, and
-no question about a picture was ever trained on. Each is asked under four conditions: *unfused*, *fused*
+The questions are the test split of the model's world (`vift_eval.worlds`): scenes that training never saw, and no
+question about a picture was ever trained on. Each is asked under four conditions: *unfused*, *fused*
 (h' = alpha h(v,q) + beta h(q), arXiv 2502.11427; the bundled model replaces h(v,q) in one layer: alpha 0,
 beta 1), *blind* (without the image) and *oracle_text* (without the image, the scene described in words: what
 the language model could do with perfect sight).
@@ -23,13 +23,13 @@ from vift_hub.cli import OneLineParser, UserError, add_model, run
 from ..files import command_line, made_by, write_json
 from ..images import open_image
 from ..models import BUNDLED, load_model, model_name, unknown_words
+from ..worlds import world_of
 
 # condition -> what the table and the picture call it
 LABELS = {"unfused": "without fusion", "fused": "with fusion", "blind": "blind", "oracle_text": "scene in words"}
-N_QUESTIONS = 300  # 20 a family
 CHUNK = 60  # questions between two steps of the progress bar
 CARDS = 8  # examples in the picture
-MAX_NEW_TOKENS = 48  # a caption of the largest scene fits
+LONGEST = 48  # tokens of an answer about a picture of one's own
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--alpha", type=float, help="weight of the image run")
     parser.add_argument("--beta", type=float, help="weight of the text run")
     parser.add_argument("--layers", help="fused layers: 4:8 (half-open), or 0.5 (the top half)")
-    parser.add_argument("--n", type=int, help=f"number of questions (default {N_QUESTIONS})")
+    parser.add_argument("--n", type=int, help="number of questions (default 300; 46 about drawings)")
     parser.add_argument("--seed", type=int, help="which questions are drawn (default 0)")
     parser.add_argument("--output", type=Path, help="where the picture goes (default demo.png)")
     parser.add_argument("--json", type=Path, help="write the results here, too")
@@ -98,11 +98,8 @@ def conditions_of(args: argparse.Namespace, *names: str) -> list[str]:
 def ask_held_out(model, processor, args: argparse.Namespace, made: dict) -> None:
     from tqdm import tqdm
 
-    from vift_microworld import visual_questions
-
-    start = time.monotonic()
-    questions = visual_questions(args.n or N_QUESTIONS, seed=args.seed or 0, split="test")
-    rows, fusion = list(questions), fusion_arguments(args)
+    start, world = time.monotonic(), world_of(model.config)
+    rows, fusion = world.rows(args.n or world.questions, args.seed or 0), fusion_arguments(args)
     conditions = conditions_of(args, "unfused", "blind", "oracle_text")
     replies: dict[str, list[str]] = {condition: [] for condition in conditions}
     with tqdm(total=len(conditions) * len(rows), unit="question", disable=None, leave=False) as bar:
@@ -110,11 +107,13 @@ def ask_held_out(model, processor, args: argparse.Namespace, made: dict) -> None
             bar.set_description(LABELS[condition])
             for first in range(0, len(rows), CHUNK):
                 chunk = rows[first : first + CHUNK]
-                replies[condition] += ask(model, processor, chunk, condition, fusion)
+                replies[condition] += ask(
+                    model, processor, chunk, condition, fusion, max_new_tokens=world.max_new_tokens
+                )
                 bar.update(len(chunk))
-    results = score(replies, questions)
+    results = score(replies, rows, world)
     seconds = time.monotonic() - start
-    print(f"{model_name(args.model)}: {len(rows)} held-out questions, exact match in %, "
+    print(f"{model_name(args.model)}: {len(rows)} held-out questions, right answers in %, "
           f"95 % intervals ({seconds:.0f} s)\n")  # fmt: skip
     print(table(results) + "\n")
     if not args.no_fusion:
@@ -125,26 +124,26 @@ def ask_held_out(model, processor, args: argparse.Namespace, made: dict) -> None
         print(f"wrote {args.json}")
 
     first_of = {row["family"]: row for row in reversed(rows)}
-    shown = [first_of[family] for family in list(dict.fromkeys(questions["family"]))[::2]][:CARDS]
+    shown = [first_of[family] for family in list(dict.fromkeys(row["family"] for row in rows))[::2]][:CARDS]
     full = {  # whole captions: the score needs only their beginning
-        condition: ask(model, processor, shown, condition, fusion, max_new_tokens=MAX_NEW_TOKENS)
+        condition: ask(model, processor, shown, condition, fusion, max_new_tokens=world.whole)
         for condition in ("unfused", "fused")
         if condition in replies
     }
     path = args.output or Path("demo.png")
-    draw_held_out(path, model_name(args.model), shown, full, results, made)
+    draw_held_out(path, model_name(args.model), shown, full, results, made, world)
     print(f"wrote {path}; ask about a picture of your own: vift demo --image picture.png --question '...'")
 
 
-def draw_held_out(path: Path, name: str, rows, replies: dict[str, list[str]], results: dict, made: dict) -> None:
-    from vift_microworld import exact_match
-
+def draw_held_out(
+    path: Path, name: str, rows, replies: dict[str, list[str]], results: dict, made: dict, world
+) -> None:
     from .picture import Bar, Example, draw_picture
 
     examples = []
     for k, row in enumerate(rows):
         texts = {LABELS[condition]: answers[k] for condition, answers in replies.items()}
-        marked = {label: (text, exact_match(text, row["answer"])) for label, text in texts.items()}
+        marked = {label: (text, world.is_right(text, row)) for label, text in texts.items()}
         examples.append(Example(row["images"][0], row["question"], row["answer"], marked))
     scores = {LABELS[condition]: results[condition] for condition in LABELS if results[condition] is not None}
     bars = [Bar(label, s["accuracy"], *s["ci95"], s["caption_rate"]) for label, s in scores.items()]
@@ -153,15 +152,14 @@ def draw_held_out(path: Path, name: str, rows, replies: dict[str, list[str]], re
         examples,
         bars,
         "Same weights, same picture: what ability fusion changes",
-        f"{name}, {results['n']} held-out questions, exact match, 95 % intervals. "
+        f"{name}, {results['n']} held-out questions, right answers, 95 % intervals. "
         "The cards were not chosen by their answers.",
-        "Cards: the first question of every second family. "
-        "Scenes of handwritten digits from scikit-learn's load_digits.",
+        f"Cards: the first question of every second family. {world.credit}",
         made,
     )
 
 
-def score(replies: dict[str, list[str]], questions) -> dict:
+def score(replies: dict[str, list[str]], rows: list[dict], world) -> dict:
     """The JSON of `--json`: n, then per condition accuracy, ci95 and caption_rate, then by_family.
 
     A condition that was not asked is null.
@@ -170,17 +168,20 @@ def score(replies: dict[str, list[str]], questions) -> dict:
 
     from ..answers.outcomes import summarize
 
-    families = np.array(questions["family"])
+    families = np.array([row["family"] for row in rows])
     results: dict = {"n": len(families)} | dict.fromkeys(LABELS)
-    for condition, texts in replies.items():
-        results[condition] = summarize(texts, questions)
+    marks = {
+        condition: [(world.is_right(text, row), world.is_caption(text, row)) for text, row in zip(texts, rows)]
+        for condition, texts in replies.items()
+    }
+    for condition, both in marks.items():
+        results[condition] = summarize(both)
     results["by_family"] = {}
     for family in sorted(set(families.tolist())):
         index = np.flatnonzero(families == family)
-        part = {"answer": [questions["answer"][i] for i in index]}
         results["by_family"][family] = {"n": len(index)} | dict.fromkeys(LABELS)
-        for condition, texts in replies.items():
-            summary = summarize([texts[i] for i in index], part)
+        for condition, both in marks.items():
+            summary = summarize([both[i] for i in index])
             del summary["caption_rate"]
             results["by_family"][family][condition] = summary
     return results
@@ -229,18 +230,18 @@ def ask_own(model, processor, args: argparse.Namespace, made: dict) -> None:
     if processor.image_token in question:
         raise UserError(f"--question holds {processor.image_token!r}, which stands for a picture")
     tokens = len(processor.tokenizer(question)["input_ids"])
-    longest = model.config.get_text_config().max_position_embeddings - MAX_NEW_TOKENS - 64
+    longest = model.config.get_text_config().max_position_embeddings - LONGEST - 64
     if tokens > longest:
         raise UserError(f"--question has {tokens} tokens; this model reads at most {longest}")
     if words := unknown_words(processor.tokenizer, question):
         notes.append(f"the model does not know: {', '.join(words)} (its vocabulary is closed)")
-    if args.model == str(BUNDLED):
-        notes.append("the bundled model knows only its own world, a 3 × 3 grid of coloured digits on black")
+    if args.model == str(BUNDLED) or Path(args.model).name == "vift-smol":
+        notes.append(world_of(model.config).unknown)
     for note in notes:
         print(f"vift demo: note: {note}", file=sys.stderr)
     rows, fusion = [{"question": question, "images": [image]}], fusion_arguments(args)
     replies = {
-        condition: ask(model, processor, rows, condition, fusion, max_new_tokens=MAX_NEW_TOKENS)[0]
+        condition: ask(model, processor, rows, condition, fusion, max_new_tokens=LONGEST)[0]
         for condition in conditions_of(args, "unfused", "blind")
     }
     replies = {label: replies[condition] for condition, label in LABELS.items() if condition in replies}
