@@ -13,12 +13,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import MultipleLocator
 from scipy.stats import spearmanr
 
 from vift_eval.files import made_line, markdown_table, read_json, save_figure
 from vift_eval.layers.pairs import micro_pairs
 from vift_eval.models import load_model
-from vift_eval.plots import LINES, STYLE, plt
+from vift_eval.plots import LINES, STYLE, panels, plt
 from vift_layers.band import band_rule, overlap_profile
 from vift_layers.capture import capture
 
@@ -84,23 +85,28 @@ def relate(profiles: dict[str, list], validation: list[dict]) -> dict:
 
 
 def draw(results: dict, folder: Path) -> None:
+    told = (
+        "Left and middle: of a picture's nearest neighbours among pictures, the share whose captions are its own "
+        "caption's neighbours, less what another caption gives: how alike pictures and words are arranged. Right: "
+        "fusion that replaces the text tokens' states at the input of this layer alone (α = 0, β = 1). A line a model."
+    )
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
-        for axes, (pooling, words) in zip(panels, POOLINGS.items()):
+        title = "Where pictures and words are arranged alike, and where fusion works"
+        figure, (row,) = panels(title, told, (11.2, 3.4), 1, 3, sharex=True)
+        for axes, (pooling, words) in zip(row, POOLINGS.items()):
             for number, profile in enumerate(results["pooling"][pooling]["profiles"]):
                 values = [np.nan if value is None else value for value in profile]
-                axes.plot(range(len(values)), values, "o-", color=LINES[number], markersize=3, label=f"seed {number}")
-            axes.set_title(f"overlap above chance, {words}", fontsize=9, loc="left")
-            axes.set_xlabel("input of layer")
-            axes.set_ylim(bottom=0)
-        panels[0].legend(fontsize=8, frameon=False)
+                axes.plot(range(len(values)), values, "o-", color=LINES[number], label=f"run {number}")
+            axes.set_title(f"overlap above chance, {words}")
+        row[0].legend(loc="lower right")
         for number, accuracy in enumerate(results["accuracy"]):
             values = [100 * value for value in accuracy]
-            panels[2].plot(results["layers"], values, "o-", color=LINES[number], markersize=3)
-        panels[2].set_title("right answers in %, fused at this layer alone", fontsize=9, loc="left")
-        panels[2].set_xlabel("input of layer (α = 0, β = 1)")
-        panels[2].set_xlim(panels[0].get_xlim())
-        panels[2].set_ylim(bottom=0)
+            row[2].plot(results["layers"], values, "o-", color=LINES[number])
+        row[2].set_title("right answers in %, fused")
+        for axes in row:
+            axes.set_xlabel("input of layer")
+            axes.set_ylim(bottom=0)
+            axes.xaxis.set_major_locator(MultipleLocator(1))
         save_figure(figure, folder / "bridge.png", results["made"], dpi=130)
     plt.close(figure)
 

@@ -8,19 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from vift_eval.answers.bootstrap import difference, interval
 from vift_eval.files import made_line, markdown_table, read_json, save_figure
-from vift_eval.plots import LINES, STYLE, draw_mean, plt
+from vift_eval.plots import FAINT, LINES, STYLE, draw_mean, panels, plt
+from vift_eval.plots import layer_words as plain_words
 
 from ..answers import UNTESTABLE, held_out, hits, one, pick, points, pooled
 from ..runner import made_of, write_results
 from .study import ARMS, bands_of
 
 SCORES = {
-    "seen": "question families it was trained on",
-    "held_out": "families it was not trained on",
-    "oracle_text": "the scene in words (text ability)",
+    "seen": "kinds trained on",
+    "held_out": "kinds not trained on",
+    "oracle_text": "scene in words, no picture",
 }
 MEANINGS = {"before": "stage 1, before tuning", **ARMS}
 PAIRS = (
@@ -173,16 +175,26 @@ def table(results: dict) -> str:
 
 def draw(results: dict, folder: Path) -> None:
     records = sorted(results["arms"], key=lambda record: record["seen"]["mean"])
+    chosen = ", ".join(plain_words(rule["band"]).removeprefix("layers ") for rule in results["rules"])
+    told = (
+        "Visual instruction tuning from the same start (grey), with only some layers of the language model trained. "
+        f"Blue: the band that the rule of docs/layers.md chooses (layers {chosen} in the {len(results['seeds'])} "
+        f"runs); orange: the whole language model. {results['n']} test questions of all kinds, unfused. Dot: mean. "
+        "Bar: 95 % interval over questions. Black ticks: the runs. Three scales, none from zero."
+    )
     with plt.rc_context(STYLE):
-        size = (10, 0.33 * len(records) + 1.1)
-        figure, panels = plt.subplots(1, 3, figsize=size, layout="constrained", sharey=True)
-        for axes, (score, title) in zip(panels, SCORES.items()):
+        size = (10.4, 0.34 * len(records) + 0.9)
+        figure, (row_of_axes,) = panels("Right answers, by which layers are trained", told, size, 1, 3, sharey=True)
+        for axes, (score, title) in zip(row_of_axes, SCORES.items()):
             for row, record in enumerate(records):
-                color = {"rule": LINES[0], "full": LINES[2], "before": "#888888"}.get(record["arm"], LINES[1])
+                color = {"rule": LINES[0], "full": LINES[1], "before": FAINT}.get(record["arm"], "#8d99a5")
                 draw_mean(axes, row, record[score], color)
-            axes.set_title(title, fontsize=9, loc="left")
+            axes.set_title(title)
             axes.set_xlabel("right answers in %")
-        panels[0].set_yticks(range(len(records)), [MEANINGS[record["arm"]] for record in records])
+            axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+            axes.grid(axis="y", visible=False)
+            axes.tick_params(axis="y", length=0)
+        row_of_axes[0].set_yticks(range(len(records)), [MEANINGS[record["arm"]] for record in records])
         save_figure(figure, folder / "bands.png", results["made"], dpi=130)
     plt.close(figure)
 

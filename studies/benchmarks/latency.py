@@ -141,12 +141,18 @@ def name_of(cell: tuple) -> str:
     return " ".join(map(str, cell[:4])) + (" with tower" if cell[4] else "")
 
 
-def summarize(report: dict) -> None:
-    """Sorts the cells and writes the figures over them into the report: CPU, the micro model there, GPU."""
+def parts_of(cells: dict) -> dict[str, dict]:
+    """Cells by `PARTS`, in the order of the grid."""
     parts = {key: {} for key in PARTS}
     places = {name_of(cell): place for place, cell in enumerate(grid() + gpu_grid())}
-    for name, cell in sorted(report["cells"].items(), key=lambda item: places.get(item[0], len(places))):
+    for name, cell in sorted(cells.items(), key=lambda item: places.get(item[0], len(places))):
         parts[{"micro": "cpu_micro", "7B": "gpu"}.get(name.split()[0], "cpu")][name] = cell
+    return parts
+
+
+def summarize(report: dict) -> None:
+    """Sorts the cells and writes the figures over them into the report: CPU, the micro model there, GPU."""
+    parts = parts_of(report["cells"])
     report["cells"] = {name: cell for part in parts.values() for name, cell in part.items()}
     for key, part in parts.items():
         if part:
@@ -187,7 +193,7 @@ def page(report: dict) -> str:
         "Geometric means over cells; a cell is a prompt's shape. What follows from them: "
         "[performance.md](../../performance.md).",
         markdown_table(list(rows[0]), [row.values() for row in rows]),
-        "![Time to first token over plain, by cell](performance.png)",
+        "![Time to the first token over plain, by way and by prompt](performance.png)",
         "`plain` in milliseconds; the columns after `limit` are times to the first token over plain; `token` and "
         "`memory` are fused over plain, a decoded token and the peak of the activations. The name of a cell: model, "
         "image tokens, text tokens, batch.",
@@ -198,29 +204,64 @@ def page(report: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def plot(cells: dict, path: Path, made: dict) -> None:
-    from vift_eval.plots import plt
+WORDS = {  # of the ways, in the picture
+    "repeng": "repeng: a fixed vector, reads no question",
+    "kept": "fused, the text run kept from before",
+    "limit": "limit: the text run's matrix work alone",
+    "fused": "fused",
+    "guidance": "guidance of transformers",
+    "two_passes": "fused naively: two passes",
+    "caption": "a caption of 32 tokens first",
+    "three_passes": "fused naively: three passes",
+}
 
-    figure, axes = plt.subplots(figsize=(9, 0.24 * len(cells) + 1.4), layout="constrained")
-    marks = {"two_passes": "s", "three_passes": "D", "guidance": "^", "caption": "v", "repeng": "x", "kept": "o"}
-    places = range(len(cells))
-    for way, mark in marks.items():
-        values = [cell["ttft"].get(way) for cell in cells.values()]
-        axes.scatter(values, places, marker=mark, s=26, color="0.6" if way != "kept" else "tab:green", label=way)
-    axes.scatter([cell["ttft"]["fused"] for cell in cells.values()], places, s=46, color="tab:blue", label="fused")
-    axes.scatter([cell["limit"] for cell in cells.values()], places, marker="|", s=160, color="black", label="limit")
-    axes.set_yticks(places, list(cells))
-    axes.margins(y=0.5 / len(cells))
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    ticks = [1, 1.2, 1.5, 2, 3, 5, 10]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
-    axes.minorticks_off()
-    axes.set_xlabel("time to first token over plain")
-    axes.set_ylabel("model, image tokens, text tokens, batch")
-    figure.legend(loc="outside upper center", ncols=8, fontsize=8)
-    axes.grid(axis="x", color="0.9")
-    save_figure(figure, path, made, dpi=110)
+
+def plot(cells: dict, path: Path, made: dict) -> None:
+    """Left: every way over all prompts of the first of `PARTS` that is there. Right: fusion by the prompt's shape."""
+    from vift_eval.plots import INK, LINES, STYLE, panels, plt
+
+    parts = parts_of(cells)
+    part, words = next((part, words) for part, words in zip(parts.values(), PARTS.values()) if part)
+    told = (
+        "Time until the first token of the answer; 1: the same weights without fusion. Left: a faint dot is a prompt "
+        f"shape ({len(part)} of the {words}), a full dot the geometric mean. Right: fused, by the prompt (batch 1, "
+        "vision tower not counted); dashed: the limit."
+    )
+    with plt.rc_context(STYLE):
+        options = {"width_ratios": (1.5, 1)}
+        figure, ((left, right),) = panels("What fusion costs: the first token", told, (10.4, 3.9), 1, 2, **options)
+        times = {way: [{"limit": c["limit"], **c["ttft"]}.get(way) for c in part.values()] for way in WORDS}
+        times = {way: values for way, values in times.items() if None not in values}
+        for row, (way, values) in enumerate(times.items()):
+            color = LINES[0] if way == "fused" else "#8d99a5"
+            mean = float(np.exp(np.log(values).mean()))
+            left.scatter(values, [row] * len(values), s=14, color=color, alpha=0.35, linewidth=0)
+            left.scatter([mean], [row], s=60, color=color, zorder=3)
+            left.text(mean, row - 0.22, f"{mean:.2f}", ha="center", fontsize=9)
+        left.set_yticks(range(len(times)), [WORDS[way] for way in times])
+        left.set(ylim=(len(times) - 0.5, -0.8), xscale="log", xlabel="times as long as without fusion")
+        ticks = [tick for tick in (1, 1.5, 2, 3, 5, 8) if tick <= 1.05 * max(map(max, times.values()))]
+        left.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        left.minorticks_off()
+        left.grid(axis="y", visible=False)
+        left.tick_params(axis="y", length=0)
+        left.set_title("all ways")
+        shapes = {tuple(map(int, name.split()[1:4])): cell for name, cell in part.items() if "tower" not in name}
+        for color, image in zip(LINES, sorted({image for image, _, batch in shapes if batch == 1})):
+            texts = sorted(text for i, text, batch in shapes if (i, batch) == (image, 1))
+            found = [shapes[image, text, 1] for text in texts]
+            times = [cell["ttft"]["fused"] for cell in found]
+            right.plot(texts, times, "o-", color=color)
+            right.text(texts[-1] * 1.25, times[-1], f"{image} image tokens", color=color, va="center")
+            right.plot(texts, [cell["limit"] for cell in found], "--", color=color, linewidth=1)
+            right.set_xscale("log")
+            right.set_xticks(texts, [str(text) for text in texts])
+        right.axhline(1, color=INK, linewidth=1)
+        right.set(xlabel="text tokens of the prompt", ylabel="times as long as without fusion")
+        right.set_title("fused, by the prompt")
+        right.minorticks_off()
+        save_figure(figure, path, made, dpi=130)
+    plt.close(figure)
 
 
 def main(argv=None) -> None:

@@ -17,10 +17,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_vift.positions_vift import span_columns, text_positions
 from vift_eval.files import command_line, made_by, save_figure, write_json
-from vift_eval.plots import LINES, STYLE, plt
+from vift_eval.plots import FAINT, LINES, STYLE, panels, plt
 
 QUESTION, IMAGE_TOKENS, LAYER = "What is the capital of this country?", 49, 20
-SPANS = ("all", "after_image", "reference")
+TITLES = {
+    "all": '"all": every text token, at its own place',
+    "after_image": '"after_image": the text tokens after the picture',
+    "reference": '"reference": the last places of the prompt, as in the authors\' code',
+}
+SPANS = tuple(TITLES)
 
 
 @torch.no_grad()
@@ -51,24 +56,30 @@ def draw(results: dict, path: Path) -> None:
     lengths, prompt = results["lengths"][str(LAYER)], results["prompt"]
     first, last = prompt["header"], prompt["header"] + prompt["image"]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(len(SPANS), figsize=(8, 5.2), sharex=True, layout="constrained")
+        told = (
+            f"Each bar is a state of the text run that is added to the prompt at this place (input of layer {LAYER}; "
+            "the scale is logarithmic). Orange: the first token's state, an attention sink, some hundred times as "
+            f"long as the others. Grey: the {prompt['image']} image tokens. {results['model']}."
+        )
+        title = "Where each fusion_span writes, and where the attention sink goes"
+        figure, grid = panels(title, told, (8.6, 5.4), len(SPANS), 1, sharex=True)
+        axes = grid[:, 0]
         for axis, span in zip(axes, SPANS):
-            axis.axvspan(first - 0.5, last - 0.5, color="#eeeeee", zorder=0)
+            axis.axvspan(first - 0.5, last - 0.5, color="#eceae5", zorder=0)
             places = results["places"][span]
-            colors = [LINES[2] if i == 0 else LINES[0] for i in range(len(places))]
+            colors = [LINES[1] if i == 0 else LINES[0] for i in range(len(places))]
             written = [i for i, place in enumerate(places) if place >= 0]
             axis.bar([places[i] for i in written], [lengths[i] for i in written], color=[colors[i] for i in written])
-            axis.set(yscale="log", ylim=(10, 1e5), title=f'fusion_span="{span}"')
+            axis.set(yscale="log", ylim=(10, 2e5), title=TITLES[span])
             axis.grid(axis="x", visible=False)
             if places[0] >= 0:
                 words = "the sink, on an image token" if first <= places[0] < last else "the sink, on itself"
-                axis.annotate(words, (places[0] + 1, lengths[0]), va="center", color=LINES[2])
+                axis.annotate(words, (places[0] + 1.2, lengths[0]), va="center", color=LINES[1])
             else:
-                axis.annotate("the sink is not written", (1, 2e4), color=LINES[2])
-        for axis in axes:
-            axis.annotate(f"{prompt['image']} image tokens", (first + 0.5, 14), color="#666666")
-        axes[1].set_ylabel(f"length of h(q) at the input of layer {LAYER}")
-        axes[-1].set_xlabel("place in the prompt with a picture: system text and header, image tokens, question")
+                axis.annotate("the sink is not written", (0, 2e4), color=LINES[1])
+            axis.annotate("image tokens", (first + 0.5, 14), color=FAINT)
+        axes[1].set_ylabel("length of the state that is written")
+        axes[-1].set_xlabel("place in the prompt: system text and header, image tokens, question")
         save_figure(figure, path, results["made"], dpi=130)
 
 

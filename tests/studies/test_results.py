@@ -11,6 +11,7 @@ from vift_studies.bands import bridge
 from vift_studies.bands import page as bands
 from vift_studies.paper.page import page as paper_page
 from vift_studies.paper.verdicts import verdicts
+from vift_studies.redraw import PICTURES, redraw
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 PAGES = {"paper": paper_page, "bands": bands.page, "bridge": bridge.page}
@@ -48,6 +49,14 @@ def test_the_page_is_the_results_file(name):
     results = json.loads(file.read_text(encoding="utf-8"))
     assert PAGES[name](results) == (file.parent / "README.md").read_text(encoding="utf-8")
     assert json_lines(results) + "\n" == file.read_text(encoding="utf-8")
+
+
+def test_every_picture_is_drawn_from_the_results_beside_it(tmp_path):
+    drawn = {RESULTS / name for name in PICTURES}
+    assert {picture.parent for picture in RESULTS.rglob("*.png")} - {RESULTS} == drawn
+    redraw("bridge", tmp_path)
+    again, committed = (Image.open(folder / "bridge.png") for folder in (tmp_path, RESULTS / "bridge"))
+    assert again.size == committed.size and again.text["Source"] == committed.text["Source"]
 
 
 def test_verdicts_follow_from_the_figures_by_todays_rules():

@@ -80,7 +80,8 @@ def intervention_table(conditions: list[dict]) -> str:
     for one in conditions:
         low, high = one["ci95"]
         share = "" if one["share"] is None else f"{one['share']:.0%}"
-        rows.append([one["group"], one["layers"], f"{one['accuracy']:.1%} [{low:.1%}, {high:.1%}]", share])
+        layers = one["layers"].replace("~", "all but ")
+        rows.append([one["group"], layers, f"{one['accuracy']:.1%} [{low:.1%}, {high:.1%}]", share])
     return markdown_table(["intervention", "layers", "right [95 %]", "share of intact"], rows)
 
 

@@ -12,9 +12,13 @@ import pandas as pd
 
 from ..answers.outcomes import SIGNS
 from ..files import made_line, markdown_table, save_figure, write_json
-from ..plots import LINES, STYLE, plt
+from ..plots import INK, LINES, STYLE, layer_words, panels, plt
 
 STYLES = {"caption": "-", "repeats": "--", "refusal": "-.", "empty": ":"}
+WORDS = {
+    "caption": "a caption instead of an answer", "repeats": "repeated words", "refusal": "a refusal", "empty": "empty",
+}  # fmt: skip
+AXES = {"beta": "β", "dose": "dose (β × number of fused layers)"}
 PICTURE_AXES = ["model", "task", "metric", "alpha", "rule", "span"]
 
 
@@ -50,46 +54,49 @@ def bands(part: pd.DataFrame) -> list[str]:
 
 
 def draw_curve(part: pd.DataFrame, x: str, title: str):
-    figure, (above, below) = plt.subplots(
-        2, 1, figsize=(8, 6.4), sharex=True, height_ratios=(3, 2), layout="constrained"
-    )
-    step = 0.008 * (part[x].max() - part[x].min())  # side by side, so that no bar hides another
     shown = [sign for sign in SIGNS if part[f"rate_{sign}"].max() > 0]
+    told = (
+        f"{part['n'].iloc[0]} questions a point; bars: 95 % intervals; a line for each band of fused layers. Below: "
+        f"the answers that fail, by sign ({', '.join(WORDS[sign] for sign in shown) or 'none does'})."
+    )
+    figure, grid = panels(f"{title}, by {AXES[x]}", told, (8.6, 6), 2, 1, sharex=True, height_ratios=(3, 2))
+    above, below = grid[:, 0]
+    step = 0.008 * (part[x].max() - part[x].min())  # side by side, so that no bar hides another
     for number, (color, band) in enumerate(zip(LINES * 9, bands(part))):
         line = part[part["layers"] == band].sort_values(x)
         at, error = line[x] + step * (number - (len(bands(part)) - 1) / 2), 1.96 * line["stderr"].fillna(0)
-        above.errorbar(at, line["value"], error, color=color, marker="o", ms=4, lw=1.4, label=f"layers {band}")
+        above.errorbar(at, line["value"], error, color=color, marker="o", label=layer_words(band))
         for sign in shown:
-            below.plot(line[x], 100 * line[f"rate_{sign}"], STYLES[sign], color=color, lw=1.3)
+            below.plot(line[x], 100 * line[f"rate_{sign}"], STYLES[sign], color=color)
     for sign in shown:
-        below.plot([], [], STYLES[sign], color="0.3", label=sign)
+        below.plot([], [], STYLES[sign], color=INK, label=WORDS[sign])
     above.set_ylabel(part["metric"].iloc[0].replace("_", " "))
-    above.set_title(f"{title} (n = {part['n'].iloc[0]}, bars: 95 %)", fontsize=10, loc="left")
     for axes in (above, below) if shown else (above,):
-        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    below.set_ylabel("failing answers, %")
-    below.set_ylim(bottom=0)
-    below.set_xlabel("β × number of fused layers" if x == "dose" else "β")
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    below.set_ylabel("failing answers in %")
+    below.set_ylim(0, 103)
+    below.set_xticks(sorted(part[x].unique()), [f"{value:g}" for value in sorted(part[x].unique())])
+    below.set_xlabel(AXES[x])
     return figure
 
 
 def draw_heat(part: pd.DataFrame, x: str, title: str):
     values = pivot(part, x)
-    shape = (1.6 + 0.85 * len(values.columns), 1.5 + 0.5 * len(values))
-    figure, axes = plt.subplots(figsize=shape, layout="constrained")
-    image = axes.imshow(values, aspect="auto", cmap="viridis")
+    shape = (2.2 + 0.85 * max(5, len(values.columns)), 0.8 + 0.5 * len(values))
+    told = f"{part['n'].iloc[0]} questions a cell; the darker, the higher."
+    figure, ((axes,),) = panels(f"{title}, by {AXES[x]} and fused layers", told, shape)
+    image = axes.imshow(values, aspect="auto", cmap="Blues")
     middle = (np.nanmin(values) + np.nanmax(values)) / 2
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             text = f"{value:.3f}" if abs(value) <= 1 else f"{value:.1f}"
-            color = "white" if value <= middle else "black"
-            axes.text(column, row, text, color=color, ha="center", va="center", fontsize=8)
+            color = INK if value <= middle else "white"
+            axes.text(column, row, text, color=color, ha="center", va="center", fontsize=9)
     axes.set_xticks(range(len(values.columns)), [f"{value:g}" for value in values.columns])
-    axes.set_yticks(range(len(values)), values.index)
-    axes.set_xlabel("dose" if x == "dose" else "β")
-    axes.set_ylabel("fused layers")
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_yticks(range(len(values)), [layer_words(band) for band in values.index])
+    axes.set_xlabel(AXES[x])
     axes.grid(visible=False)
+    axes.tick_params(length=0)
     figure.colorbar(image, ax=axes, label=part["metric"].iloc[0].replace("_", " "))
     return figure
 
