@@ -5,13 +5,13 @@
     VIFT_MODEL=org/name@<commit> python space/app.py    # from the Hub, as a Space is configured
 
 This file is the page. `engine.py` asks the model, `endpoints.py` is what the buttons and the API call, `views.py`
-draws, `limits.py` and `gate.py` refuse.
+draws, `look.py` dresses, `worlds.py` is what a model was trained on, `limits.py` and `gate.py` refuse.
 """
 
 import argparse
 import contextlib
+import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -21,43 +21,40 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # on a Space nothing is installed but requirements.txt: the rooms lie beside this folder
-sys.path[:0] = [str(ROOT), *(str(ROOT / room) for room in ("microworld", "hub", "eval"))]
+sys.path[:0] = [str(ROOT), *(str(ROOT / room) for room in ("microworld", "pictures", "hub", "eval"))]
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported: it asks no other server
 
 import gradio as gr  # noqa: E402
-from gradio.themes.utils.fonts import Font, LocalFont  # noqa: E402
 from PIL import Image  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 
 from modeling_vift import FUSION_RULES, FUSION_SPANS, resolve_fusion  # noqa: E402
-from space import limits, views  # noqa: E402
-from space.endpoints import Endpoints, scene_picture  # noqa: E402
+from space import limits, look, views  # noqa: E402
+from space.endpoints import Endpoints  # noqa: E402
 from space.engine import UNFUSED, Engine  # noqa: E402
 from space.gate import MAX_FILE, Gate  # noqa: E402
+from vift_eval.known import UNKNOWN  # noqa: E402
 from vift_eval.models import BUNDLED, model_name  # noqa: E402
 from vift_hub.cli import UserError  # noqa: E402
-from vift_microworld import language, sample_scenes  # noqa: E402
-from vift_microworld.questions import ask  # noqa: E402
 
 INTRO = """# Ability fusion, seen
-This model learnt to see from captions and to solve tasks from text: it was never trained on a question about a
-picture. So, asked about one, it tends to *describe* it. **Fusion** reads the question twice, with the picture and
-without, and mixes the two readings inside the layers: **h′ = α · h(picture, question) + β · h(question)**.
-Same weights, same picture. Ask, and compare."""
-EXAMPLE_FAMILIES = ("count", "smallest", "color_of", "color_at", "difference", "same_color")
+This model saw pictures with captions, and questions without pictures. Asked *about* a picture, it writes a caption.
+**Fusion** makes the same weights answer: they read the question <span class="with">with the picture</span> and
+<span class="alone">alone</span>, and both readings are mixed inside."""
 DEFAULT = "this model's own"
+# in the place of what belonged to another question
+NO_STRIP = "<p>Press the button: the same question at 17 settings, from no fusion to more than above.</p>"
+NO_MAP = "<p>Press the button: how far fusion moves every word of this question, layer by layer.</p>"
 
 
-def examples(folder: Path) -> list[list]:
-    """[picture file, question, right answer, scene in words]: of each family the first that a row of scenes allows."""
+def examples(world, folder: Path) -> list[list]:
+    """[picture file, question, right answer, scene in words], one of each family."""
     rows = []
-    scenes = iter(sample_scenes(100, 0, "test", "space"))
-    for family in EXAMPLE_FAMILIES:
-        while (pair := ask(scene := next(scenes), family, random.Random(family))) is None:
-            pass
+    for number, family in enumerate(world.families):
+        picture, *words = world.scene(number, (family,))
         path = folder / f"{family}.png"
-        scene_picture(scene).save(path)
-        rows.append([str(path), *pair, language.scene_words(scene)])
+        picture.save(path)
+        rows.append([str(path), *words])
     return rows
 
 
@@ -81,23 +78,21 @@ def about(engine: Engine) -> str:
     name = model_name(engine.name)
     where = name if Path(engine.name).exists() else f"[{name}](https://huggingface.co/{name.replace('@', '/tree/')})"
     settings = dict(zip(("α", "β", "layers from", "up to, without", "rule", "span"), presets(engine.config)[DEFAULT]))
-    world = (
-        "It is a tiny model of a tiny world: 3 × 3 cells with coloured handwritten digits, about 200 words. It knows "
-        "nothing else, photographs least of all, and many of its answers are wrong, fused ones too: fusion makes it "
-        "*answer* instead of describing, it does not make it right.\n\n"
-        if engine.name == str(BUNDLED)
-        else ""
-    )
     card = Path(engine.name) / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
     return (
         f"**Model**: {where}, {engine.model.num_parameters() / 1e6:.1f} million parameters, {engine.num_layers} "
-        f"layers, on {engine.device}. Its own fusion: {', '.join(f'{k} {v}' for k, v in settings.items())}.\n\n{world}"
+        f"layers, on {engine.device}. Its own fusion: {', '.join(f'{k} {v}' for k, v in settings.items())}. "
+        f"{engine.world.about}\n\n"
+        "**What is mixed**: h′ = α · h(picture, question) + β · h(question), hidden states of the question's words "
+        "at the input of the fused layers.\n\n"
         "**What you see**: β = 0 (and α = 1) is the model without fusion. As β grows, descriptions give way to "
         "answers; with more, the question drowns the picture, and the answer becomes the one given blind; with much "
         "more, or in many layers, words may fall apart. A good β on one model need not be good on another.\n\n"
-        "**What it cannot**: fusion brings nothing that the model did not learn from captions and text. Pictures are "
+        "**What it cannot**: fusion brings nothing that the model did not learn from captions and text. "
+        f"{'“' + UNKNOWN + '” comes from a rule that was measured for these weights. ' if engine.known else ''}"
+        "Pictures are "
         "reduced to the size the model reads. Pictures are deleted from this server within hours and not used.\n\n"
         "**Papers**: [Do we Really Need Visual Instructions?](https://arxiv.org/abs/2502.11427) (the method), "
         "[Visual Instruction Tuning Aligns Modalities through Abstraction](https://arxiv.org/abs/2606.03871) (the "
@@ -106,14 +101,20 @@ def about(engine: Engine) -> str:
     )
 
 
+def conversation(question: str, answer: str) -> list[dict]:
+    """How a chat begins."""
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return turns if answer else []
+
+
 def build(engine: Engine) -> gr.Blocks:
     # static: gradio copies an example's file to where it deletes files after a while
     folder = Path(os.environ["GRADIO_TEMP_DIR"] + "-examples")
     folder.mkdir(parents=True, exist_ok=True)
     gr.set_static_paths(folder)
-    endpoints, named, rows = Endpoints(engine), presets(engine.config), examples(folder)
+    endpoints, named, rows = Endpoints(engine), presets(engine.config), examples(engine.world, folder)
     alpha0, beta0, first0, stop0, rule0, span0 = named[DEFAULT]
-    opening, answers, strip0 = rows[0], ("", ""), None
+    opening, answers, strip0, map0 = rows[0], ("", ""), NO_STRIP, NO_MAP
     if engine.small:  # answers for the first view, which warm the model up, too
         for row in rows:
             *_, both = endpoints.ask(Image.open(row[0]), row[1], *named[DEFAULT], engine.longest)
@@ -121,38 +122,46 @@ def build(engine: Engine) -> gr.Blocks:
                 opening, answers = row, both
             if both[0] != row[2] == both[1]:
                 break
-        strip0, _ = endpoints.sweep(Image.open(opening[0]), opening[1], *named[DEFAULT], engine.longest)
+        shown = [Image.open(opening[0]), opening[1], *named[DEFAULT]]
+        (strip0, _), (map0, _) = endpoints.sweep(*shown, engine.longest), endpoints.movement(*shown)
 
     with gr.Blocks(title="Ability fusion, seen", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
-        gr.Markdown(INTRO)
+        gr.Markdown(INTRO, elem_id="intro")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 picture = gr.Image(
                     opening[0], label="Picture", sources=["upload", "clipboard"], format="png", type="pil",
-                    height=300, alt_text="the picture that is asked about", elem_id="picture",
+                    height=400, alt_text="the picture that is asked about", elem_id="picture",
                 )  # fmt: skip
                 picture.preprocess = limits.open_picture
-                scene_button = gr.Button("New scene", elem_id="new-scene")
-                words = gr.Textbox(opening[3], label="What is in the scene", interactive=False, elem_id="words")
             with gr.Column(scale=3, min_width=300):
                 question = gr.Textbox(opening[1], label="Question", lines=1, max_lines=3, elem_id="question")
-                beta = gr.Slider(0, 2, beta0, step=0.01, label="β, the weight of the question alone", elem_id="beta")
-                ask_button = gr.Button("Ask", variant="primary", elem_id="ask")
                 with gr.Row():
-                    box = {"lines": 4, "max_lines": 12, "interactive": False, "min_width": 140}
+                    ask_button = gr.Button("Ask", variant="primary", min_width=120, elem_id="ask")
+                    scene_button = gr.Button("New scene", min_width=120, elem_id="new-scene")
+                remark = gr.Markdown(elem_id="remark")
+                with gr.Row():
+                    box = {"lines": 3, "max_lines": 12, "interactive": False, "min_width": 130}
                     plain = gr.Textbox(answers[0], label="Without fusion", elem_id="plain", **box)
                     fused = gr.Textbox(answers[1], label="With fusion", elem_id="fused", **box)
-                answer = gr.Textbox(opening[2], label="Right answer", interactive=False, elem_id="answer")
-                remark = gr.Markdown(elem_id="remark")
-        gr.Examples(
-            rows, [picture, question, answer, words], visible_columns=[1], api_visibility="private",
+                now = gr.HTML(views.effect(*named[DEFAULT][:4], engine.num_layers), elem_id="now")
+                with gr.Row():
+                    weight = {"step": 0.01, "min_width": 130}
+                    alpha = gr.Slider(0, 2, alpha0, label="α, with the picture", elem_id="alpha", **weight)
+                    beta = gr.Slider(0, 2, beta0, label="β, alone", elem_id="beta", **weight)
+                answer = gr.Textbox(
+                    answers[1] and opening[2], label="Right answer", interactive=False, elem_id="answer"
+                )
+        with gr.Accordion("What is in the scene (gives the answer away)", open=False, elem_id="scene"):
+            words = gr.Textbox(opening[3], show_label=False, container=False, interactive=False, elem_id="words")
+        key = gr.Textbox(opening[2], label="Right answer", visible=False)
+        chosen = gr.Examples(
+            rows, [picture, question, key, words], visible_columns=[1], api_visibility="private",
             label="Examples, not chosen by their answers (shown first: the first that fusion alone answers right)",
         )  # fmt: skip
-        with gr.Accordion("Advanced: α, layers, rule, tokens, presets", open=False, elem_id="advanced"):
+        with gr.Accordion("Advanced: layers, rule, presets", open=False, elem_id="advanced"):
             preset = gr.Radio(list(named), value=DEFAULT, label="Preset", elem_id="preset")
             with gr.Row():
-                weight = "α, the weight of picture and question"
-                alpha = gr.Slider(0, 2, alpha0, step=0.01, label=weight, elem_id="alpha")
                 first = gr.Slider(0, engine.num_layers - 1, first0, step=1, label="First fused layer", elem_id="first")
                 stop = gr.Slider(1, engine.num_layers, stop0, step=1, label="Up to layer, without it", elem_id="stop")
             rule = gr.Radio(list(FUSION_RULES), value=rule0, label="Rule", elem_id="rule")
@@ -166,14 +175,15 @@ def build(engine: Engine) -> gr.Blocks:
                     points = gr.JSON(label="points")
             with gr.Tab("Inside", elem_id="inside"):
                 map_button = gr.Button("Show what fusion moves", elem_id="move")
-                heat = gr.HTML(elem_id="map")
+                heat = gr.HTML(map0, elem_id="map")
                 with gr.Accordion("In numbers", open=False):
                     moved = gr.JSON(label="moved")
             with gr.Tab("Chat"):
-                gr.Markdown("Several turns about the picture above, with the settings above.")
+                gr.Markdown("Goes on from the question and answer above: same picture, same settings.")
                 history = gr.Chatbot(
-                    label="Conversation", render_markdown=False, height=320, buttons=["copy"], elem_id="chat"
-                )
+                    conversation(opening[1], answers[1]), label="Conversation", render_markdown=False, height=320,
+                    buttons=["copy"], elem_id="chat", placeholder="Ask something about the picture.",
+                )  # fmt: skip
                 history.preprocess, history.data_model = limits.text_turns, limits.Turns
                 message = gr.Textbox(label="Message", elem_id="message")
                 use = gr.Checkbox(True, label="with fusion", elem_id="use")
@@ -187,27 +197,40 @@ def build(engine: Engine) -> gr.Blocks:
         knobs = [alpha, beta, first, stop, rule, span]
         request = [picture, question, *knobs]
         slots = {"concurrency_id": "model", "concurrency_limit": engine.slots}
+        private = {"api_visibility": "private"}
+        # first of all: what belongs to another question goes
+        of_question = [plain, fused, remark, answer, strip, points, heat, moved, history]
+        blank = ["", "", "", "", NO_STRIP, None, NO_MAP, None, []]
+        asks = [ask_button.click, question.submit, alpha.release, beta.release]
         gr.on(
-            [ask_button.click, question.submit, beta.release], endpoints.ask, [*request, tokens],
-            [plain, fused, remark], api_name="ask", **slots,
+            [*asks, scene_button.click, chosen.dataset.click, question.input, picture.change],
+            None, None, of_question, js=f"() => {json.dumps(blank)}", **private,
         )  # fmt: skip
+        asked = gr.on(asks, endpoints.ask, [*request, tokens], [plain, fused, remark], api_name="ask", **slots)
+        gr.on([question.input, picture.change], None, cancels=[asked], **private)
+        asked.success(None, key, answer, js="key => key", **private)
+        asked.success(conversation, [question, fused], history, queue=False, show_progress="hidden", **private)
         sweep_button.click(endpoints.sweep, [*request, tokens], [strip, points], api_name="sweep", **slots)
         map_button.click(endpoints.movement, request, [heat, moved], api_name="movement", **slots)
         gr.on(
             [send.click, message.submit], endpoints.chat, [message, history, picture, use, *knobs, tokens],
             [message, history], api_name="chat", **slots,
         )  # fmt: skip
-        scene_button.click(endpoints.new_scene, seed, [picture, question, answer, words], api_name="new_scene")
+        scene_button.click(endpoints.new_scene, seed, [picture, question, key, words], api_name="new_scene")
 
-        private = {"api_visibility": "private"}
         clear.click(lambda: [], None, history, **private)
         preset.input(lambda name: named[name], preset, knobs, **private)
+        gr.on(
+            [knob.change for knob in (alpha, beta, first, stop)],
+            lambda alpha, beta, first, stop: views.effect(alpha, beta, first, stop, engine.num_layers), knobs[:4], now,
+            queue=False, show_progress="hidden", trigger_mode="always_last", **private,
+        )  # fmt: skip
         # the right answer is that of the scene's own question
-        question.input(None, None, answer, js="() => ''", **private)
-        picture.clear(lambda: ("", ""), None, [answer, words], **private)
+        question.input(None, None, key, js="() => ''", **private)
+        picture.clear(lambda: ("", ""), None, [key, words], **private)
         # opened at once, so that a picture that cannot be used is refused before anything is asked
-        picture.upload(lambda _: ("", ""), picture, [answer, words], **private).failure(
-            lambda: (None, "", ""), None, [picture, answer, words], **private
+        picture.upload(lambda _: ("", ""), picture, [key, words], **private).failure(
+            lambda: (None, "", ""), None, [picture, key, words], **private
         )
         for box in (question, message):
             box.preprocess = limits.plain_text
@@ -220,9 +243,8 @@ def launch(engine: Engine, **options):
     gate = Middleware(Gate, demo=demo, folder=os.environ["GRADIO_TEMP_DIR"])
     return demo.launch(
         share=False,
-        css=views.CSS,
-        # the semi-bold that gradio brings lacks most letters
-        theme=gr.themes.Default(font=[LocalFont("Source Sans Pro", weights=(400, 700)), Font("sans-serif")]),
+        head=f"<style>{look.CSS}</style>",  # gradio rewrites `css`, and drops what it does not know
+        theme=look.theme(),
         footer_links=["api"],
         show_error=True,
         max_file_size=MAX_FILE,

@@ -6,21 +6,14 @@ the object keeps nothing of it, so that visitors with different settings do not 
 
 import random
 
-from PIL import Image
-
-from vift_microworld import FAMILIES, language, render, sample_scenes
-from vift_microworld.questions import ask_any
+from vift_eval.known import UNKNOWN
 
 from . import views
 from .engine import UNFUSED, Engine
 from .limits import messages_only
 
 SWEEP_POINTS = 17
-
-
-def scene_picture(scene) -> Image.Image:
-    """The scene eight times enlarged; the micro-world's processor reduces it to the very same pixels."""
-    return Image.fromarray(render([scene])[0]).resize((384, 384), Image.Resampling.NEAREST)
+NOTICE = f"{UNKNOWN}.\n"
 
 
 def band(first_layer: float, stop_layer: float, rule: str, span: str) -> dict:
@@ -60,15 +53,17 @@ class Endpoints:
             max_new_tokens: most tokens of an answer.
 
         Returns:
-            The answer without fusion, the answer with fusion, and a remark (often empty). Both answers grow.
+            The answer without fusion, the answer with fusion, and a remark (often empty): that the picture is of a
+            kind that the model does not know, and the words that it does not know. Both answers grow.
         """
         turns, fusion = user_turn(picture, question), band(first_layer, stop_layer, rule, span)
         remark = None
         for plain, fused in self.engine.answers(turns, picture, [UNFUSED, (alpha, beta)], fusion, int(max_new_tokens)):
             if remark is None:
-                unknown = ", ".join(self.engine.unknown(question))
-                remark = f"The model does not know: {unknown} (its vocabulary is closed)." if unknown else ""
-            yield plain, fused, remark
+                remark = f"**{UNKNOWN}.** " if self.engine.is_strange(picture) else ""
+                if unknown := ", ".join(self.engine.unknown(question)):
+                    remark += f"The model does not know: {unknown} (its vocabulary is closed)."
+            yield plain, fused, remark.strip()
 
     @messages_only
     def sweep(self, picture, question: str, alpha: float, beta: float, first_layer: int, stop_layer: int,
@@ -98,7 +93,7 @@ class Endpoints:
         *_, texts = self.engine.answers(turns, picture, pairs, fusion, int(max_new_tokens))
         *_, (blind,) = self.engine.answers(turns, None, [UNFUSED], fusion, int(max_new_tokens))
         points = [
-            {"alpha": a, "beta": b, "kind": views.kind_of(text, blind), "answer": text}
+            {"alpha": a, "beta": b, "kind": views.kind_of(text, blind, self.engine.world.is_caption), "answer": text}
             for (a, b), text in zip(pairs, texts)
         ]
         return views.strip(question, points, blind, beta), points
@@ -146,17 +141,23 @@ class Endpoints:
             max_new_tokens: most tokens of an answer.
 
         Returns:
-            An empty line for the next message, and the conversation with the reply, which grows.
+            An empty line for the next message, and the conversation with the reply, which grows. A reply about a
+            picture of a kind that the model does not know begins with a line that says so.
         """
-        turns = [*(history or []), {"role": "user", "content": message}]
+        shown = [*(history or []), {"role": "user", "content": message}]
+        # the model reads what it said, not what the page said of it
+        turns = [turn | {"content": turn["content"].removeprefix(NOTICE)} for turn in shown]
         pair, fusion = (alpha, beta) if fused else UNFUSED, band(first_layer, stop_layer, rule, span)
+        notice = None
         for (reply,) in self.engine.answers(turns, picture, [pair], fusion, int(max_new_tokens)):
-            yield "", [*turns, {"role": "assistant", "content": reply or "(nothing)"}]
+            if notice is None:
+                notice = NOTICE if self.engine.is_strange(picture) else ""
+            yield "", [*shown, {"role": "assistant", "content": notice + (reply or "(nothing)")}]
 
     @messages_only
     def new_scene(self, seed: float | None = None):
         """
-        A micro-world scene that training never saw, a question about it and the right answer.
+        A scene that training never saw, a question about it and the right answer.
 
         Args:
             seed: the same number gives the same scene; none gives any.
@@ -164,7 +165,4 @@ class Endpoints:
         Returns:
             The picture, the question, the right answer, and the scene in words.
         """
-        seed = random.randrange(10**9) if seed is None else int(seed)
-        scene = sample_scenes(1, seed, "test", "space")[0]
-        _, question, answer = ask_any(scene, random.Random(f"{seed}/space"), tuple(FAMILIES))
-        return scene_picture(scene), question, answer, language.scene_words(scene)
+        return self.engine.world.scene(random.randrange(10**9) if seed is None else int(seed))

@@ -18,10 +18,12 @@ from transformers.generation.stopping_criteria import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from modeling_vift import resolve_fusion
-from vift_eval.models import SMALL, load_model, unknown_words
+from vift_eval.known import Known, features
+from vift_eval.models import load_model, unknown_words
 from vift_hub.cli import UserError
 
 from .limits import MAX_TURNS, check_text
+from .worlds import world_of
 
 try:
     import spaces  # on a ZeroGPU Space: lends a GPU for the time of a call
@@ -34,6 +36,8 @@ except ImportError:
 
 
 UNFUSED = (1.0, 0.0)  # alpha, beta
+SMALL = 500_000_000  # parameters; a smaller model answers on a CPU while a visitor waits
+KNOWN = Path(__file__).with_name("known")  # rules for pictures that a model does not know, a file a model
 
 
 class Streamer(BaseStreamer):
@@ -94,12 +98,14 @@ class Engine:
     Attributes:
         defaults (`FusionSettings`): the config's fusion, which all settings start from.
         longest (`int`): the most tokens of an answer. slots (`int`): answers at a time.
+        world: of `worlds`, what the model was trained on. known (`Known` or None): the rule of `vift_eval.known`.
     """
 
     def __init__(self, name: str):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.name = name
-        self.model, self.processor = load_model(locate(name), dtype="bfloat16" if self.device == "cuda" else "float32")
+        folder = locate(name)
+        self.model, self.processor = load_model(folder, dtype="bfloat16" if self.device == "cuda" else "float32")
         self.model.to(self.device)
         self.tokenizer = self.processor.tokenizer
         self.config = self.model.config
@@ -107,9 +113,11 @@ class Engine:
         self.defaults = resolve_fusion(self.config, True)
         self.small = self.model.num_parameters() < SMALL
         self.longest, self.slots = (64, 2) if self.small else (512, 1)
+        self.world, self.known = world_of(self.config), Known.load(KNOWN, Path(folder))
         # what runs the model; on ZeroGPU these calls get the GPU
         self.answers = gpu(self.answers)
         self.movement = gpu(self.movement)
+        self.is_strange = gpu(self.is_strange)
 
     def prompt(self, messages: list[dict], image, rows: int, new_tokens: int) -> dict:
         """
@@ -218,6 +226,12 @@ class Engine:
                 labels.append(f"image ({int(is_image.sum())} tokens)")
         layers = [*(str(layer) for layer in range(self.num_layers)), "output"]
         return {"tokens": labels, "layers": layers, "moved": torch.stack(columns, dim=1).tolist()}
+
+    def is_strange(self, image) -> bool:
+        """Whether the picture is of a kind that the model does not know, where a rule for that was measured."""
+        if image is None or self.known is None:
+            return False
+        return bool(self.known.distances(features(self.model, self.processor, [image]))[0] > self.known.limit)
 
     def unknown(self, text: str) -> list[str]:
         return unknown_words(self.tokenizer, text)

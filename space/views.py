@@ -1,8 +1,6 @@
-"""What the Space draws: the strip of answers over beta, the heat map, and their style. HTML, everything escaped."""
+"""What the Space draws: what a setting does, the answers over beta, the heat map. HTML, everything escaped."""
 
 from html import escape
-
-from vift_microworld import is_caption
 
 # What an answer is. The strip says in words what its colours say.
 KINDS = {
@@ -12,32 +10,22 @@ KINDS = {
     "garbage": "garbage",
 }
 
-CSS = """
-.vift-strip {display: flex; height: 2.2rem; border-radius: 6px; overflow: hidden; margin: .4rem 0}
-.vift-strip span {flex: 1; border-right: 1px solid var(--body-background-fill)}
-.vift-strip .here {outline: 3px solid var(--body-text-color); outline-offset: -3px}
-.vift-caption {background: #d9822b} .vift-answer {background: #2f7fc1}
-.vift-blind {background: #8d7bb8} .vift-garbage {background: #8a8a8a}
-.vift-scale {display: flex; justify-content: space-between; font-size: .85rem; opacity: .85}
-.vift-runs, .vift-map {border-collapse: collapse; margin: .6rem 0; color: var(--body-text-color)}
-.prose :is(.vift-runs, .vift-map, .vift-map tr, .vift-runs tr) {border: none}
-.vift-runs {width: 100%}
-.prose .vift-runs :is(td, th) {border: none; border-top: 1px solid var(--border-color-primary); padding: .25rem .5rem;
-  text-align: left; vertical-align: top}
-.vift-runs td:first-child {white-space: nowrap}
-.vift-runs td:last-child {overflow-wrap: anywhere}
-.vift-chip {display: inline-block; width: .8em; height: .8em; border-radius: 3px; margin-right: .4em}
-.vift-scroll {overflow-x: auto; padding-bottom: .4rem}
-.prose .vift-map th {font-weight: 400; font-size: .8rem; padding: .1rem .4rem; text-align: right; white-space: nowrap;
-  border: none}
-.prose .vift-map .token {writing-mode: vertical-rl; transform: rotate(180deg); text-align: right; padding: .3rem 0}
-.prose .vift-map td {min-width: 2.1rem; height: 1.5rem; padding: 0; font-size: .72rem; text-align: center;
-  border: 1px solid var(--body-background-fill)}
-.vift-note {opacity: .85; font-size: .92rem}
-"""
+
+def effect(alpha: float, beta: float, first: float, stop: float, layers: int) -> str:
+    """HTML, one or two sentences: what these settings do to the words of the question."""
+    if (alpha, beta) == (1, 0):
+        return "<p><b>Now:</b> α = 1 and β = 0 change nothing. Both answers are the model without fusion.</p>"
+    with_picture = {0: "drops", 1: "keeps"}.get(alpha, "weakens" if alpha < 1 else "strengthens")
+    alone = {0: "adds nothing of", 1: "adds"}.get(beta, f"adds {beta:g} times")
+    band = f"layer {first:g}" if stop - first == 1 else f"layers {first:g} to {stop - 1:g}"
+    return (
+        f'<p><b>Now, in {band} of {layers}:</b> <b class="with">α = {alpha:g}</b> {with_picture} the question as it '
+        f'was read with the picture; <b class="alone">β = {beta:g}</b> {alone} the question as it was read alone. '
+        "The picture itself stays as it is.</p>"
+    )
 
 
-def kind_of(text: str, blind: str) -> str:
+def kind_of(text: str, blind: str, is_caption) -> str:
     """One of `KINDS`. Words tell a caption, repetition tells garbage: a rule of thumb, and said to be one."""
     words = text.lower().split()
     if not words or (len(words) >= 8 and len(set(words)) <= len(words) / 3):
@@ -74,12 +62,15 @@ def strip(question: str, points: list[dict], blind: str, beta: float) -> str:
         f"<td>{escape(run['answer']) or '(nothing)'}</td></tr>"
         for run in runs_of(points)
     )
+
+    def at(point):
+        return f"<span>α = {point['alpha']:g}, β = {point['beta']:g}</span>"
+
     return (
         f"<p><b>{escape(question)}</b></p>"
         '<div class="vift-strip" role="img" aria-label="answers over beta; the table below says the same">'
         f"{cells}</div>"
-        f'<div class="vift-scale"><span>β = {points[0]["beta"]:g}</span><span>frame: your β, {beta:g}</span>'
-        f"<span>β = {points[-1]['beta']:g}</span></div>"
+        f'<div class="vift-scale">{at(points[0])}<span>frame: yours</span>{at(points[-1])}</div>'
         f'<table class="vift-runs"><tr><th>β</th><th>what comes</th><th>in words</th></tr>{rows}</table>'
         f'<p class="vift-note">Without the picture the model says: {escape(blind) or "(nothing)"}. '
         f"{path}Descriptions and garbage are told apart by their words, a rule of thumb.</p>"
@@ -94,11 +85,12 @@ def heat_map(movement: dict, fused: range) -> str:
     for layer, row in reversed(list(zip(movement["layers"], movement["moved"]))):
         name = layer if layer == "output" else f"layer {layer}{' ●' if int(layer) in fused else ''}"
         cells = "".join(
-            f'<td style="background: rgba(47, 127, 193, {0.7 * value / peak:.2f})">{100 * value:.0f}</td>'
+            f'<td style="background: rgba(21, 138, 138, {0.7 * value / peak:.2f})">{100 * value:.0f}</td>'
             for value in row
         )
         rows.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
     return (
+        '<p class="vift-hint">The map is wider than this screen: scroll it sideways →</p>'
         f'<div class="vift-scroll" tabindex="0" role="region" aria-label="heat map"><table class="vift-map">'
         f"{''.join(rows)}<tr><th></th>{head}</tr></table></div>"
         '<p class="vift-note">How far fusion moves each token of the prompt, in % of its length, at the input of '

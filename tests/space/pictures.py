@@ -15,6 +15,13 @@ def good(folder: Path) -> Path:
     return path
 
 
+def odd(folder: Path) -> Path:
+    """Of a kind that the bundled model does not know."""
+    path = folder / "odd.png"
+    Image.linear_gradient("L").convert("RGB").save(path)
+    return path
+
+
 def fifty_megapixels(folder: Path) -> Path:
     path = folder / "fifty.png"
     Image.new("1", (10_000, 5_000)).save(path)

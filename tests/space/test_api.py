@@ -12,6 +12,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from tests.space import load, pictures
+from vift_eval.known import UNKNOWN
 
 JSON = {"content-type": "application/json"}
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*:FutureWarning")
@@ -118,6 +119,19 @@ def test_chat_goes_on(client, asked):
 def test_a_remark_names_unknown_words(client, asked):
     assert "zebra" in client.predict(**asked | {"question": "which zebra is red ?"}, api_name="/ask")[2]
     assert client.predict(**asked, api_name="/ask")[2] == ""
+
+
+def test_a_picture_of_an_unknown_kind_is_said_to_be_one(client, asked, tmp_path):
+    """Beside the answer and in the chat, whose prompt does not hold it: a second turn is answered as ever."""
+    path = str(pictures.odd(tmp_path))
+    *_, remark = client.predict(**asked | {"picture": handle_file(path)}, api_name="/ask")
+    assert UNKNOWN in remark
+    turn = {"message": asked["question"], "picture": handle_file(path), "fused": True, "api_name": "/chat"}
+    _, history = client.predict(history=[], **turn)
+    bare = history[:1] + [{"role": "assistant", "content": history[1]["content"][0]["text"].partition("\n")[2]}]
+    assert history[1]["content"][0]["text"].startswith(UNKNOWN)
+    again, same = (client.predict(history=turns, **turn)[1][-1]["content"][0]["text"] for turns in (history, bare))
+    assert again == same
 
 
 # --- many visitors ------------------------------------------------------------------------------

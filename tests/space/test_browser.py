@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from tests.space import pictures
 from tests.space.conftest import TIMEOUT
+from vift_eval.known import UNKNOWN
 
 DETAIL = "describe the picture in detail ."
 # keeps every value that the two answers take while they stream
@@ -79,6 +80,24 @@ def toast(page, word):
     page.locator(".toast-close").first.click()
 
 
+@contextmanager
+def another_picture(page):
+    """What is done inside brings a picture; goes on when it is there."""
+    before = page.locator("#picture img").get_attribute("src")
+    yield
+    page.wait_for_function("b => ![b, undefined].includes(document.querySelector('#picture img')?.src)", arg=before)
+    idle(page)
+
+
+def nothing_old(page):
+    """No answer, strip, map or conversation is on the page."""
+    for name in ("plain", "fused", "answer"):
+        expect(page.locator(f"#{name} textarea")).to_have_value("")
+    expect(page.locator(".vift-strip, #chat [data-testid=bot]")).to_have_count(0)
+    expect(page.locator("#strip")).to_contain_text("Press the button")
+    expect(page.locator("#map td")).to_have_count(0)
+
+
 def upload(page, path):
     if page.locator("#picture [aria-label*=emove], #picture [aria-label=Clear]").count():
         page.locator("#picture [aria-label*=emove], #picture [aria-label=Clear]").first.click()
@@ -92,32 +111,44 @@ def test_the_first_view_is_complete(visit):
     page = visit()
     expect(page.locator("#picture img")).to_be_visible()
     plain, fused = said(page)
-    assert plain and fused and value(page, "question") and value(page, "answer") and value(page, "words")
+    assert plain and fused and value(page, "question") and value(page, "answer")
+    expect(page.locator("#words")).not_to_be_visible()  # it would give the answer away
+    expect(page.locator("#now")).to_contain_text("α = 0 drops the question as it was read with the picture")
     expect(page.locator("#strip .vift-strip span")).to_have_count(17)
     assert page.locator("#strip .here").count() == 1
+    page.get_by_role("tab", name="Inside").click()
+    expect(page.locator("#map td").first).to_be_visible()
+    page.get_by_role("tab", name="Chat").click()
+    expect(page.locator("#chat [data-testid=bot]")).to_contain_text(fused)
+    page.get_by_role("button", name="What is in the scene").click()
+    expect(page.locator("#words textarea")).to_have_value(re.compile("."))
 
 
 def test_new_scene_and_both_answers_stream(visit):
     page = visit()
-    before = value(page, "words")
-    page.locator("#new-scene").click()
-    page.wait_for_function("b => document.querySelector('#words textarea').value !== b", arg=before)
-    assert value(page, "answer")
+    with another_picture(page):
+        page.locator("#new-scene").click()
+    nothing_old(page)
+    ask(page)
+    expect(page.locator("#answer textarea")).to_have_value(re.compile("."))
     page.locator("#question textarea").press_sequentially(" x")
-    expect(page.locator("#answer textarea")).to_have_value("")  # it was the answer of another question
+    nothing_old(page)
     page.evaluate(WATCH)
     ask(page, DETAIL)
     seen = page.evaluate("window.seen")
     for name, whole in zip(("plain", "fused"), said(page)):
         partial = [text for text in seen[name] if text and whole.startswith(text)]
         assert len(partial) >= 2 and partial[-1] == whole and partial == sorted(partial, key=len), seen
+    expect(page.locator("#answer textarea")).to_have_value("")  # it was the answer of another question
+    page.get_by_role("tab", name="Chat").click()
+    expect(page.locator("#chat [data-testid=bot]")).to_contain_text(whole)
 
 
 def test_beta_decides(visit):
     page = visit()
-    page.get_by_role("button", name="Advanced").click()
     set_number(page, "alpha", 1)
     set_number(page, "beta", 0)
+    expect(page.locator("#now")).to_contain_text("change nothing")
     ask(page)
     plain, fused = said(page)
     assert plain == fused
@@ -175,17 +206,24 @@ def test_an_example_brings_picture_question_and_answer(visit):
     page = visit()
     page.get_by_role("button", name="what color is the").first.click()
     page.wait_for_function("document.querySelector('#question textarea').value.startsWith('what color is the')")
-    assert value(page, "answer")
+    nothing_old(page)
     ask(page)
     assert all(said(page))
+    expect(page.locator("#answer textarea")).to_have_value(re.compile("."))
 
 
 def test_a_picture_of_ones_own(visit, tmp_path):
     page = visit()
-    upload(page, pictures.good(tmp_path))
-    expect(page.locator("#words textarea")).to_have_value("")
+    with another_picture(page):
+        upload(page, pictures.good(tmp_path))
     ask(page, DETAIL)
     assert "digits" in said(page)[0] and value(page, "answer") == ""
+    expect(page.locator("#remark p")).to_have_count(0)
+    with another_picture(page):
+        upload(page, pictures.odd(tmp_path))
+    nothing_old(page)
+    ask(page)
+    expect(page.locator("#remark")).to_contain_text(UNKNOWN)
 
 
 # --- what a visitor does wrong ------------------------------------------------------------------
@@ -234,10 +272,10 @@ def test_keyboard_alone_is_enough(visit):
         pytest.fail(f"Tab does not reach {selector}")
 
     tab_to("#new-scene")
-    before = value(page, "words")
-    page.keyboard.press("Enter")
-    page.wait_for_function("b => document.querySelector('#words textarea').value !== b", arg=before)
-    tab_to("#question")
+    with another_picture(page):
+        page.keyboard.press("Enter")
+    page.keyboard.press("Shift+Tab")  # over the button that asks
+    page.keyboard.press("Shift+Tab")
     page.keyboard.press("Control+A")
     page.keyboard.type(DETAIL)
     with answered(page):
@@ -265,6 +303,10 @@ def test_a_phone_shows_all_without_scrolling_sideways(visit):
     page.locator("#ask").tap()
     page.wait_for_function("document.querySelector('#plain textarea').value.startsWith('the picture')")
     idle(page)
+    page.evaluate("window.scrollTo(0, 0)")
+    for name in ("ask", "fused", "now"):  # the first screen has the answer, and what was done for it
+        box = page.locator(f"#{name}").bounding_box()
+        assert box["y"] + box["height"] <= 844, name
     page.get_by_role("tab", name="Inside").tap()
     page.locator("#move").tap()
     expect(page.locator("#map td").first).to_be_visible()
@@ -300,7 +342,7 @@ def test_words_can_be_read_in_light_and_dark(visit, scheme):
     darkest = page.locator("#map td").evaluate_all(
         "all => all.map((e, i) => [Number(e.textContent), i]).sort((a, b) => b[0] - a[0])[0][1]"
     )
-    read.append(page.locator("#map td").nth(darkest))
+    read += [page.locator("#map td").nth(darkest), *page.locator("#now p, #now b, #intro span").all()]
     page.get_by_role("tab", name="Over β").click()
     read += page.locator("#strip td, #strip th, #strip p").all()
     ratios = [element.evaluate(CONTRAST) for element in read]

@@ -5,13 +5,18 @@ import time
 import types
 from importlib import util
 
+import matplotlib.cbook
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modeling_vift import resolve_fusion
 from space.app import presets
-from space.endpoints import Endpoints, scene_picture
-from space.engine import UNFUSED, Engine, locate
+from space.endpoints import Endpoints
+from space.engine import KNOWN, UNFUSED, Engine, locate
+from space.worlds import Drawings, scene_picture
+from vift_eval.known import Known, best_limit
 from vift_eval.models import BUNDLED
 from vift_hub.cli import UserError
 from vift_microworld import render, sample_scenes, visual_questions
@@ -169,6 +174,24 @@ def test_a_hub_model_must_be_pinned_and_a_folder_need_not(tmp_path):
             locate(name)
 
 
+def test_a_picture_of_another_world_is_noticed_and_one_of_this_world_is_not(engine):
+    photograph, drawing = Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg")), Drawings().scene(0)[0]
+    assert engine.is_strange(photograph.convert("RGB")) and engine.is_strange(drawing)
+    assert not any(engine.is_strange(engine.world.scene(seed)[0]) for seed in range(5)) and not engine.is_strange(None)
+
+
+def test_of_weights_that_were_not_measured_nothing_is_said(tmp_path, engine, monkeypatch):
+    assert Known.load(KNOWN, BUNDLED).limit == engine.known.limit
+    (tmp_path / "model.safetensors").write_bytes(b"other")
+    assert Known.load(KNOWN, tmp_path) is None
+    monkeypatch.setattr(engine, "known", None)
+    assert not engine.is_strange(Drawings().scene(0)[0])
+
+
+def test_the_limit_is_the_middle_of_the_best():
+    assert best_limit(np.array([1.0, 2.0, 9.0]), np.array([3.0, 8.0])) == pytest.approx(2.5)
+
+
 def test_zerogpu_lends_its_gpu_to_what_runs_the_model(monkeypatch):
     lent = []
 
@@ -181,4 +204,4 @@ def test_zerogpu_lends_its_gpu_to_what_runs_the_model(monkeypatch):
     module = util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.Engine(str(BUNDLED))
-    assert lent == ["answers", "movement"]
+    assert lent == ["answers", "movement", "is_strange"]

@@ -1,9 +1,12 @@
 """What is drawn says what was found, and no visitor's words become markup."""
 
+import re
+
 import pytest
 
 from space import views
 from space.limits import check_text
+from vift_microworld import is_caption
 
 EVIL = '<img src=x onerror="alert(1)">'
 
@@ -24,7 +27,7 @@ EVIL = '<img src=x onerror="alert(1)">'
     ],
 )
 def test_kinds_of_answers(text, kind):
-    assert views.kind_of(text, blind="7") == kind
+    assert views.kind_of(text, "7", is_caption) == kind
 
 
 def test_equal_neighbours_are_one_run():
@@ -35,6 +38,21 @@ def test_equal_neighbours_are_one_run():
         (0.5, 0.5, "b"),
         (0.75, 0.75, "a"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ((1, 0, 0, 4), "change nothing"),
+        ((0, 1, 1, 2), "in layer 1 of 8: α = 0 drops the question as it was read with the picture; β = 1 adds the"),
+        (
+            (1, 0.15, 4, 8),
+            "in layers 4 to 7 of 8: α = 1 keeps the question as it was read with the picture; β = 0.15 adds 0.15 ",
+        ),
+    ],
+)
+def test_what_a_setting_does_is_said(settings, words):
+    assert words in re.sub("<.*?>", "", views.effect(*settings, 8))
 
 
 def test_the_strip_frames_the_nearest_beta():
