@@ -41,7 +41,7 @@ TOLD = {
     "probes": "Held-out accuracy of a linear classifier on each layer's states. A high green line: one code for "
     "pictures and words. Dotted: the largest class.",
 }
-SHADED = "Shaded: the band that the rule chooses."
+SHADED = "Shaded: the band of docs/layers.md, where overlap above chance is high."
 PROBES = {
     "image": (LINES[0], "fitted on pictures, read off pictures"),
     "text": (LINES[1], "fitted on captions, read off captions"),
