@@ -28,13 +28,13 @@ from vift_pictures import FAMILIES, TWO_HOPS, is_caption, is_right, visual_quest
 
 from .plan import BASE, checkpoints
 
-COUNT = {"validation": 5, "curve": 3, "test": 10, "style": 5, "facts": 6, "cost": 1, "calibrate": 1}  # of each family
+COUNT = {"validation": 3, "curve": 2, "test": 6, "style": 3, "facts": 5, "cost": 1, "calibrate": 1}  # of each family
 SEEDS = {"validation": 21, "curve": 22, "static": 23, "calibrate": 24}  # questions that no other step sees
 MAX_NEW_TOKENS, CAPTION_TOKENS = 24, 64
 CAPTIONS = {"query": "Describe the picture in detail.", "joined": lambda caption, question: f"{caption} {question}",
             "caption_tokens": CAPTION_TOKENS}  # fmt: skip
 BETAS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
-DOSES = (0.5, 1.5, 3.0)  # beta x number of fused layers
+DOSES = (0.75, 2.0)  # beta x number of fused layers
 WEIGHTS = {"logit_mix": (0.25, 0.5, 0.75), "merged_weights": (0.25, 0.5, 0.75, 1.0)}
 PAPER = {"alpha": 1.0, "fusion_answer": False}
 # what identifies a setting of fusion, and of a baseline: columns of the rows
@@ -160,7 +160,7 @@ def measure_validation(seeds: list[int]) -> pd.DataFrame:
     for layers in default_bands(number):
         for dose in DOSES:
             asked("bands", "fused", dose=dose, fusion_layers=layers, **PAPER)
-    for layers in replacements(number, most=6):
+    for layers in replacements(number, most=4):
         for answer in (False, True):
             asked(
                 "free",
