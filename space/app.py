@@ -155,6 +155,7 @@ def build(engine: Engine) -> gr.Blocks:
         with gr.Accordion("What is in the scene (gives the answer away)", open=False, elem_id="scene"):
             words = gr.Textbox(opening[3], show_label=False, container=False, interactive=False, elem_id="words")
         key = gr.Textbox(opening[2], label="Right answer", visible=False)
+        asked_of = gr.Textbox(visible=False)  # question and picture that were asked about last
         chosen = gr.Examples(
             rows, [picture, question, key, words], visible_columns=[1], api_visibility="private",
             label="Examples, not chosen by their answers (shown first: the first that fusion alone answers right)",
@@ -204,12 +205,15 @@ def build(engine: Engine) -> gr.Blocks:
         asks = [ask_button.click, question.submit, alpha.release, beta.release]
         gr.on(
             [*asks, scene_button.click, chosen.dataset.click, question.input, picture.change],
-            None, None, of_question, js=f"() => {json.dumps(blank)}", **private,
+            None, [question, picture], [*of_question, asked_of], **private,
+            js=f"(question, picture) => [...{json.dumps(blank)}, question + picture?.url]",
         )  # fmt: skip
         asked = gr.on(asks, endpoints.ask, [*request, tokens], [plain, fused, remark], api_name="ask", **slots)
-        gr.on([question.input, picture.change], None, cancels=[asked], **private)
-        asked.success(None, key, answer, js="key => key", **private)
-        asked.success(conversation, [question, fused], history, queue=False, show_progress="hidden", **private)
+        # an answer that comes after another question was written, or to another picture, goes as well
+        asked.success(
+            None, [question, picture, asked_of, plain, fused, remark, key], [plain, fused, remark, answer], **private,
+            js="(q, p, of, ...shown) => of === q + p?.url ? shown : ['', '', '', '']",
+        ).then(conversation, [question, fused], history, queue=False, show_progress="hidden", **private)  # fmt: skip
         sweep_button.click(endpoints.sweep, [*request, tokens], [strip, points], api_name="sweep", **slots)
         map_button.click(endpoints.movement, request, [heat, moved], api_name="movement", **slots)
         gr.on(

@@ -142,6 +142,10 @@ def test_new_scene_and_both_answers_stream(visit):
     expect(page.locator("#answer textarea")).to_have_value("")  # it was the answer of another question
     page.get_by_role("tab", name="Chat").click()
     expect(page.locator("#chat [data-testid=bot]")).to_contain_text(whole)
+    page.locator("#ask").click()
+    page.locator("#question textarea").press_sequentially(" y")  # before the answer has come
+    idle(page)
+    nothing_old(page)
 
 
 def test_beta_decides(visit):
