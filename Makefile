@@ -56,7 +56,7 @@ space: $(STAMP)-space
 # Into build/site/; a broken link is an error. Look at it while writing: .venv/bin/mkdocs serve
 docs: $(STAMP)-docs
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict $(ARGS)
-	@echo "wrote build/site/index.html"
+	@echo "wrote build/site/index.html; with search: $(VENV)/bin/python -m http.server -d build/site"
 
 lint: $(STAMP)-ruff
 	@$(VENV)/bin/ruff check .
