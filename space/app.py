@@ -205,9 +205,9 @@ def build(engine: Engine) -> gr.Blocks:
         asks = [ask_button.click, question.submit, alpha.release, beta.release]
         gr.on(
             [*asks, scene_button.click, chosen.dataset.click, question.input, picture.change],
-            None, [question, picture], [*of_question, asked_of], **private,
-            js=f"(question, picture) => [...{json.dumps(blank)}, question + picture?.url]",
+            None, None, of_question, js=f"() => {json.dumps(blank)}", **private,
         )  # fmt: skip
+        gr.on(asks, None, [question, picture], asked_of, js="(q, p) => q + p?.url", **private)
         asked = gr.on(asks, endpoints.ask, [*request, tokens], [plain, fused, remark], api_name="ask", **slots)
         # an answer that comes after another question was written, or to another picture, goes as well
         asked.success(
