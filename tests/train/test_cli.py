@@ -22,7 +22,7 @@ def test_the_pages_first_steps_run_as_pasted_and_the_model_gets_better(tmp_path)
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
     (tmp_path / ".venv").symlink_to(sys.prefix)
     ran = subprocess.run(
-        ["bash", "-e", "-c", first_steps()], cwd=tmp_path, capture_output=True, text=True, timeout=600
+        ["bash", "-e", "-c", first_steps()], cwd=tmp_path, capture_output=True, text=True, timeout=3600
     )
     assert ran.returncode == 0, f"{ran.stdout[-2000:]}\n{ran.stderr[-3000:]}"
     right = {name: list(map(int, re.findall(rf"^{name} +(\d+) of 150 right", ran.stdout, re.MULTILINE)))
