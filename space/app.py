@@ -147,7 +147,7 @@ def build(engine: Engine) -> gr.Blocks:
                 now = gr.HTML(views.effect(*named[DEFAULT][:4], engine.num_layers), elem_id="now")
                 with gr.Row():
                     weight = {"step": 0.01, "min_width": 130}
-                    alpha = gr.Slider(0, 2, alpha0, label="α, with the picture", elem_id="alpha", **weight)
+                    alpha = gr.Slider(0, 2, alpha0, label="α, picture", elem_id="alpha", **weight)
                     beta = gr.Slider(0, 2, beta0, label="β, alone", elem_id="beta", **weight)
                 answer = gr.Textbox(
                     answers[1] and opening[2], label="Right answer", interactive=False, elem_id="answer"

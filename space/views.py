@@ -90,7 +90,7 @@ def heat_map(movement: dict, fused: range) -> str:
         )
         rows.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
     return (
-        '<p class="vift-hint">The map is wider than this screen: scroll it sideways →</p>'
+        '<p class="vift-hint">Wider than this screen? Scroll sideways →</p>'
         f'<div class="vift-scroll" tabindex="0" role="region" aria-label="heat map"><table class="vift-map">'
         f"{''.join(rows)}<tr><th></th>{head}</tr></table></div>"
         '<p class="vift-note">How far fusion moves each token of the prompt, in % of its length, at the input of '
