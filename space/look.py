@@ -118,7 +118,7 @@ CSS = (
   #intro :is(p, span, b) {font-size: .9rem; line-height: 1.35}
   #now {font-size: .85rem; line-height: 1.35}
   #picture {height: 180px !important}
-  :is(#plain, #fused) textarea {font-size: .85rem; line-height: 1.35}
+  :is(#question, #plain, #fused) textarea {font-size: .85rem; line-height: 1.35}
   .vift-scale, .vift-runs {font-size: .8rem}
 }
 """

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from space.app import main  # here, as what torch's packages say when they are first imported is not ours
 from vift_hub.space import main as assemble
 
 ROOT = Path(__file__).parents[2]
@@ -61,8 +62,6 @@ def test_the_assembled_folder_runs_without_the_repository(tmp_path, capsys):
 
 
 def test_a_model_that_is_none_is_one_line_and_status_2(tmp_path, capsys):
-    from space.app import main
-
     for name in ("org/model", str(tmp_path)):
         assert main(["--model", name]) == 2
         err = capsys.readouterr().err
