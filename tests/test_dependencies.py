@@ -57,13 +57,13 @@ def undeclared(names, modules, extra: str | None) -> dict[str, list[str]]:
 
 
 def reached(start: str, modules) -> set[str]:
-    """`start`, the modules of ours that it imports, and so on."""
+    """`start`, the modules of ours that it imports and can't do without, and so on."""
     names, waiting = set(), [start]
     while waiting:
         if (name := waiting.pop()) not in names:
             names.add(name)
             parents = [name.rsplit(".", i)[0] for i in range(1, name.count(".") + 1)]
-            waiting += [one for one in [*imports_of(name, modules), *parents] if one in modules]
+            waiting += [one for one in [*imports_of(name, modules, optional=False), *parents] if one in modules]
     return names
 
 

@@ -40,13 +40,15 @@ class Drawings:
               "caption_tokens": 64}  # fmt: skip
 
     def __init__(self):
-        import vift_pictures
-
-        self.world = vift_pictures
         try:
+            import vift_pictures
+
             vift_pictures.sample_scenes(1)
+        except ImportError as error:
+            raise UserError("questions about drawings need pip install 'vift[pictures]'") from error
         except ValueError as error:
             raise UserError(str(error)) from error
+        self.world = vift_pictures
         self.credit = vift_pictures.ATTRIBUTION["twemoji"]
 
     def rows(self, count: int, seed: int) -> list[dict]:

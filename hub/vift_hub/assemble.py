@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from .cli import UserError, hide_bars
 from .init import build
+from .original import merge_adapter
 from .output import new_folder
 
 PARTS, WEIGHTS, LORA = "parts.json", "adapter_model.safetensors", "adapter_config.json"
@@ -48,10 +48,9 @@ def load_trained(model, folder: Path):
     needed = set(model.model.multi_modal_projector.state_dict())
     if there != needed:
         raise ValueError(f"{folder / WEIGHTS} holds {sorted(there)} of the connector, the model has {sorted(needed)}")
-    try:
-        return PeftModel.from_pretrained(model.float(), folder).merge_and_unload().eval()
-    except RuntimeError as error:  # shapes
-        raise ValueError(f"{folder / WEIGHTS} does not fit its base: {' '.join(str(error).split())}") from error
+    config = json.loads((folder / LORA).read_text(encoding="utf-8"))
+    model.load_state_dict(merge_adapter(dict(model.float().state_dict()), config, folder))
+    return model.eval()
 
 
 def assemble(folder: Path, dtype=torch.bfloat16):

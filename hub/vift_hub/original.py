@@ -195,7 +195,7 @@ def _read_weights(source: Path, language_model: str | None, kind: str) -> tuple[
                 raise ValueError(f"source={source} is a LoRA folder without {file.name}: {file} is needed, too")
         lora_config = _json(adapter)
         base = _folder(language_model or lora_config.get("base_model_name_or_path"), kind, adapter)
-        weights = _merged(_tensors(base) | _extra(others), lora_config, source)
+        weights = merge_adapter(_tensors(base) | _extra(others), lora_config, source)
     elif projector.is_file():
         if not language_model:
             raise ValueError(f"{projector} is a connector only: pass --language-model, the one it was trained with")
@@ -262,7 +262,7 @@ def _extra(file: Path) -> dict[str, torch.Tensor]:
     return {"model." + n[n.index("mm_projector.") :] if "mm_projector." in n else n: t for n, t in names}
 
 
-def _merged(weights: dict, config: dict, source: Path) -> dict[str, torch.Tensor]:
+def merge_adapter(weights: dict, config: dict, source: Path) -> dict[str, torch.Tensor]:
     """`weights` with the adapter of `source` added."""
     file = next(
         (f for f in map(source.joinpath, ("adapter_model.safetensors", "adapter_model.bin")) if f.is_file()), None
@@ -284,12 +284,14 @@ def _merged(weights: dict, config: dict, source: Path) -> dict[str, torch.Tensor
         target = module + ".weight" if part else name.replace(".base_layer.", ".")
         update = tensor
         if part == "A.weight" and (up := adapter.get(module + ".lora_B.weight")) is not None:
+            if up.shape[1] != tensor.shape[0]:
+                raise ValueError(f"{file} holds {name} of rank {tensor.shape[0]} and its B of rank {up.shape[1]}")
             rank = tensor.shape[0] ** (0.5 if config.get("use_rslora") else 1)
             update = up.float() @ tensor.float() * (alpha / rank)
         elif part:
             raise ValueError(f"{file} holds {name}: merge it with peft first")
         if target not in weights or weights[target].shape != update.shape:
-            raise ValueError(f"{file} holds {name}, for which the language model has no weight of that shape")
+            raise ValueError(f"{file} holds {name}, for which the model has no weight of that shape")
         old = weights[target]
         weights[target] = (old.float() + update).to(old.dtype) if part else update.to(old.dtype)
     return weights
