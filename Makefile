@@ -24,7 +24,7 @@ demo: $(STAMP)-microworld
 	@$(VENV)/bin/vift demo $(ARGS)
 
 test: $(STAMP)-dev
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # The tests on the oldest and the newest transformers, each in an environment of its own (.venv-5.24.0, ...).
 versions: versions-$(OLDEST) versions-$(NEWEST)
@@ -35,7 +35,7 @@ versions-%: constraints.txt pyproject.toml
 	.venv-$*/bin/python -m pip install $(TORCH_ARGS) $(TORCH)
 	.venv-$*/bin/python -m pip install -c .venv-$*/constraints.txt -e '.[dev]'
 	.venv-$*/bin/python -m pip uninstall -y torchvision
-	.venv-$*/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	.venv-$*/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # Into a folder of its own; compare with: make demo ARGS="--model runs/vift-micro"
 micro: $(STAMP)-train

@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import tempfile
-from collections import Counter
 
 import pytest
 from PIL import ImageFile
@@ -25,12 +24,6 @@ os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="vift-test-modules-")
 atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
-
-
-def pytest_collection_modifyitems(items):
-    """Files with slow tests first, so that workers who take file after file end at about the same time."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])  # otherwise in the order in which they were collected
 
 
 @pytest.fixture(autouse=True)

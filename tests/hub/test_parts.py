@@ -19,8 +19,6 @@ from vift_train.config import VIFTTrainingConfig
 from vift_train.data import FEATURES
 from vift_train.trainer import VIFTTrainer
 
-pytestmark = pytest.mark.slow  # its file is among the first that are run
-
 SMALL = {
     "vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": 256,

@@ -18,8 +18,6 @@ from tests.hub.user import BUNDLED, HIDE_OUR_PACKAGES, PACKAGES, ROOT, environme
 from vift_hub import roundtrip, stage
 from vift_hub.convert import convert
 
-pytestmark = pytest.mark.slow  # its file is among the first that are run
-
 EVALUATION = ROOT / "docs" / "results" / "paper" / "README.md"
 REPO = "org/vift-micro"
 VIFT_PUSH = [sys.executable, "-m", "vift", "push"]

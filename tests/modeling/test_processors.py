@@ -15,8 +15,6 @@ import pytest
 
 from tests.modeling.processor_families import FAMILIES
 
-pytestmark = pytest.mark.slow  # its file is among the first that are run
-
 TORCHVISION = Path(sys.prefix) / "torchvision"
 ROOT = Path(__file__).parents[2]
 

@@ -11,8 +11,6 @@ from tests.space import pictures
 from tests.space.conftest import TIMEOUT
 from vift_eval.known import UNKNOWN
 
-pytestmark = pytest.mark.slow  # its file is among the first that are run
-
 DETAIL = "describe the picture in detail ."
 # keeps every value that the two answers take while they stream
 WATCH = """() => {

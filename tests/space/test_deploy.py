@@ -13,8 +13,6 @@ import yaml
 from space.app import main  # here, as what torch's packages say when they are first imported is not ours
 from vift_hub.space import main as assemble
 
-pytestmark = pytest.mark.slow  # its file is among the first that are run
-
 ROOT = Path(__file__).parents[2]
 
 

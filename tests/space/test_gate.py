@@ -15,8 +15,6 @@ import pytest
 from space import gate
 from tests.space.conftest import ROOT, Server
 
-pytestmark = pytest.mark.slow  # its file is among the first that are run
-
 
 def fill(folder, count, size, age):
     for number in range(count):

@@ -14,8 +14,6 @@ import pytest
 from vift_studies import runner
 from vift_studies.runner import Runner, Step
 
-pytestmark = pytest.mark.slow  # its file is among the first that are run
-
 ROOT = Path(__file__).parents[2]
 
 # three steps: each appends its name to a list of launches, the second is slow, the third reads the second's result

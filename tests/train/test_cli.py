@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # its file is among the first that are run
-
 ROOT = Path(__file__).parents[2]
 
 

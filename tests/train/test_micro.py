@@ -11,8 +11,6 @@ from vift_hub.join import CHAT_TEMPLATE
 from vift_microworld import build_processor
 from vift_train import micro, micro_command, phase0
 
-pytestmark = pytest.mark.slow  # its file is among the first that are run
-
 TINY = """
 phase0.tower.steps=2 phase0.tower.batch_size=4 phase0.language_model.steps=[2,1] phase0.language_model.conversations=40
 phase0.language_model.batch_size=4 phase0.language_model.config.num_hidden_layers=2 stage1.rows=8

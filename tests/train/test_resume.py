@@ -11,8 +11,6 @@ import torch
 from tests.modeling.checkpoint import save_checkpoint
 from tests.train.tiny_run import dataset, load, losses, trainer
 
-pytestmark = pytest.mark.slow  # its file is among the first that are run
-
 
 def run(folder, stage, kind, kill_at=0):
     script = Path(__file__).with_name("killed.py")
