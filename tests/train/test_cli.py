@@ -1,5 +1,6 @@
 """The training page's path: the micro-world as files, both stages by `vift train`, questions to the result."""
 
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ def first_steps() -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("VIFT_TUTORIAL" not in os.environ, reason="two minutes of training: set VIFT_TUTORIAL=1")
 def test_the_pages_first_steps_run_as_pasted_and_the_model_gets_better(tmp_path):
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
     (tmp_path / ".venv").symlink_to(sys.prefix)
