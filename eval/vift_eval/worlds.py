@@ -13,7 +13,6 @@ class Digits:
     whole = 48  # tokens of the longest caption
     credit = "Scenes of handwritten digits from scikit-learn's load_digits."
     unknown = "the bundled model knows only its own world, a 3 × 3 grid of coloured digits on black"
-    asking: dict = {}  # keywords of the condition `caption_first`
 
     def rows(self, count: int, seed: int) -> list[dict]:
         from vift_microworld import visual_questions
@@ -36,8 +35,6 @@ class Drawings:
 
     questions, max_new_tokens, whole = 46, 24, 64
     unknown = "this model learnt from drawings of some 500 things; photographs and other things it was never shown"
-    asking = {"query": "Describe the picture in detail.", "joined": lambda caption, question: f"{caption} {question}",
-              "caption_tokens": 64}  # fmt: skip
 
     def __init__(self):
         try:

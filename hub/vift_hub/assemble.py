@@ -7,10 +7,13 @@ fields of fusion. Nothing of it is run.
 """
 
 import json
+from inspect import signature
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from modeling_vift import VIFTConfig, resolve_fusion
 
 from .cli import UserError, hide_bars
 from .init import build
@@ -31,9 +34,15 @@ def read_parts(folder: Path) -> dict:
             raise UserError(f"--trained={folder} has no {name}: it is a folder of a connector and a LoRA")
     try:
         parts = json.loads((folder / PARTS).read_text(encoding="utf-8"))
-        return {"base": dict(parts["base"]), "fusion": dict(parts["fusion"])}
+        parts = {"base": dict(parts["base"]), "fusion": dict(parts["fusion"])}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / PARTS} does not hold two objects, base and fusion ({error!r})") from error
+    known = {"base": set(signature(build).parameters) - {"dtype"}}
+    known["fusion"] = {name for name in signature(VIFTConfig.__init__).parameters if name.startswith("fusion_")}
+    for part, names in known.items():
+        if wrong := sorted(set(parts[part]) - names):
+            raise UserError(f"{folder / PARTS}: {part} has {wrong[0]!r}; known are {', '.join(sorted(names))}")
+    return parts
 
 
 def load_trained(model, folder: Path):
@@ -65,6 +74,7 @@ def assemble(folder: Path, dtype=torch.bfloat16):
     model = load_trained(model, folder).to(dtype)
     for name, value in parts["fusion"].items():
         setattr(model.config, name, value)
+    resolve_fusion(model.config, True)  # says now, not at the first question, what is out of range
     return model, processor
 
 

@@ -42,8 +42,11 @@ def main(argv: list[str] | None = None) -> None:
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
     try:
-        model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.float32, trust_remote_code=True)
-        tokenizer = AutoTokenizer.from_pretrained(args.model, padding_side="left", trust_remote_code=True)
+        own = {
+            "trust_remote_code": Path(args.model).is_dir()
+        }  # the Python files of a repository on the Hub are not run
+        model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.float32, **own)
+        tokenizer = AutoTokenizer.from_pretrained(args.model, padding_side="left", **own)
         rows = chat(answer_with(model.eval(), tokenizer))
         args.output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     except (ValueError, OSError) as error:

@@ -119,7 +119,9 @@ class TextModel:
 def measure_vift(seeds: list[int], out: Path) -> None:
     """The trained LoRA and connector merged into the parts; beside it (`<out>/trained`) what is published."""
     (seed,) = seeds
-    pack(Path(f"seed{seed}/stage2"), out / "trained", BASE, {"fusion_layers": 0.5, "fusion_alpha": 1.0})
+    pack(
+        Path(f"seed{seed}/stage2"), out / "trained", BASE | {"seed": seed}, {"fusion_layers": 0.5, "fusion_alpha": 1.0}
+    )
     model, processor = assemble(out / "trained")
     model.save_pretrained(out)
     processor.save_pretrained(out)
@@ -172,7 +174,9 @@ def measure_validation(seeds: list[int]) -> pd.DataFrame:
                 fusion_answer=answer,
             )
     for alpha in (0.5, 0.8):
-        asked("free", "fused", alpha=alpha, beta=1 - alpha, fusion_layers=top_half(model), fusion_answer=False)
+        asked(
+            "free", "fused", alpha=alpha, beta=round(1 - alpha, 2), fusion_layers=top_half(model), fusion_answer=False
+        )
     base = TextModel(base_model())
     for condition, weights in WEIGHTS.items():
         more = {"language_model": base} if condition == "merged_weights" else {}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vift_eval.files import made_line, markdown_table, read_json, save_figure
+from vift_eval.files import made_line, markdown_table, read_json, save_figure, write_json
 from vift_eval.plots import LINES, STYLE, draw_mean, panels, plt
 
 from ..answers import paired, percent, points, score, with_interval
@@ -258,3 +258,7 @@ def write_page(work: Path, output: Path, seeds: list[int]) -> None:
     results = collect(work, seeds)
     made = made_of("make smol", {f"seed{seed}": work / f"seed{seed}" / "vift" for seed in results["seeds"]})
     write_results(output, "smol", made, results, draw, page)
+    goals = {name: results[name] for name in ("seeds", "paper_form", "paper_literal")}
+    write_json(
+        output.with_suffix(".json"), {"made": made} | goals
+    )  # beside the folder: the figures of the goals alone

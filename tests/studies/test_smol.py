@@ -89,6 +89,8 @@ def test_results_say_what_the_rows_say(tmp_path):
     page.write_page(tmp_path / "work", tmp_path / "page", [0, 1])
     results = json.loads((tmp_path / "page/smol.json").read_text())
     assert results["seeds"] == [0] and results["questions"] == {"test": 10, "style": 10, "facts": 10}
+    goals = json.loads((tmp_path / "page.json").read_text())
+    assert goals == {name: results[name] for name in ("made", "seeds", "paper_form", "paper_literal")}
     form = results["paper_form"]
     assert form["fused_minus_unfused"] == [50.0] and form["captions_fused"] == [40.0]
     assert form["fused_minus_blind"] == [40.0] and form["fused_minus_wrong_image"] == [40.0]

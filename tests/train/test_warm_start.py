@@ -51,6 +51,9 @@ def test_mistakes_are_told(processor, tmp_path, capsys):  # noqa: F811
         warm_start(model, processor, [picture] * 2, ["red"])
     with pytest.raises(ValueError, match="no word stands in 5 of the 1 captions"):
         warm_start(model, processor, [picture], ["red"])
+    with pytest.raises(SystemExit):
+        main(["--model", "x", "--captions", "x", "--output", str(tmp_path / "out"), "--rows", "0"])
+    assert "--rows=0 must be at least 1" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         main(["--model", "nowhere", "--captions", str(tmp_path / "no.jsonl"), "--output", str(tmp_path / "out")])
     assert stopped.value.code == 2 and "no.jsonl" in capsys.readouterr().err

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoProcessor
 
 from vift_hub.cli import hide_bars
+from vift_hub.models import config_of, loader_of
 from vift_hub.output import check_new, new_folder
 from vift_hub.pictures import to_rgb
 
@@ -96,6 +97,8 @@ def warm_start(
     if not len(tokens):
         raise ValueError(f"no word stands in {RARE} of the {len(captions)} captions: give more captions")
     features = read_pictures(model, processor, pictures)
+    if not torch.isfinite(features).all():
+        raise ValueError("the vision tower's features are too large for float16: this tower can't be warm-started")
     projector = model.model.multi_modal_projector
     embeddings = model.get_input_embeddings().weight.detach().float()
     mean = embeddings.mean(0)
@@ -147,11 +150,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         check_new(args.output)
+        for name in ("rows", "epochs"):
+            if getattr(args, name) < 1:
+                raise ValueError(f"--{name}={getattr(args, name)} must be at least 1")
         hide_bars()
         rows = load_rows(args.captions, plain=True, seed=args.seed, check_pictures="training")
-        rows = rows.select(range(min(args.rows, len(rows))))
-        model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.float32, trust_remote_code=True)
-        processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=True)
+        rows = rows.select([i for i, name in enumerate(rows["modality"]) if name == "image"][: args.rows])
+        loader, trusted = loader_of(args.model, config_of(args.model), False)
+        model = loader.from_pretrained(args.model, dtype=torch.float32, trust_remote_code=trusted)
+        processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=trusted)
         captions = [row[-1]["content"][0]["text"] for row in rows["messages"]]
         warm_start(model.eval(), processor, Pictures(rows), captions, args.epochs, seed=args.seed)
         with new_folder(args.output) as folder:
