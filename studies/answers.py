@@ -5,13 +5,20 @@ else identifies the setting, such as layers, dose, alpha, weight. A *record* is 
 setting and of its figures; results files hold lists of records.
 """
 
+import argparse
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+import torch
+from datasets import disable_progress_bars
 
 from vift_eval.answers.bootstrap import difference, interval
 from vift_eval.answers.conditions import ask
 from vift_eval.answers.generate import decoded
 from vift_eval.answers.outcomes import outcome
+from vift_eval.files import write_json
 from vift_microworld import FAMILIES
 
 SHORT = 4  # tokens: answers have at most two words, and a caption shows by its second
@@ -127,3 +134,28 @@ def points(delta: dict | None) -> str:
         return ""
     low, high = delta["ci95"]
     return f"{100 * delta['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def measure(description: str, steps: dict, folders: dict, argv: list[str] | None) -> None:
+    """
+    The command line of a study's measuring steps.
+
+    Args:
+        steps: name -> function of the seeds that returns a table of rows, or what is written as JSON.
+        folders: name -> function of the seeds and the folder that it writes.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("step", choices=(*folders, *steps))
+    parser.add_argument("--seeds", type=int, nargs="+", required=True)
+    parser.add_argument(
+        "--out", type=Path, required=True, help=f"the file to write ({', '.join(folders)}: the folder)"
+    )
+    args = parser.parse_args(argv)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    disable_progress_bars()
+    if args.step in folders:
+        folders[args.step](args.seeds, args.out)
+    elif isinstance(result := steps[args.step](args.seeds), pd.DataFrame):
+        result.to_parquet(args.out, index=False)
+    else:
+        write_json(args.out, result)

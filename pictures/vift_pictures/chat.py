@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         rows = chat(answer_with(model.eval(), tokenizer))
         args.output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+        parser.exit(2, f"error: {' '.join(str(error).split())}\n")
     print(f"wrote {len(rows)} answers to {len(PROMPTS)} prompts to {args.output}")
 
 

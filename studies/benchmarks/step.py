@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     total = sum(shares.values())
     medians = {name: round(statistics.median(values), 3) for name, values in seconds.items()}
     results = {
-        "made": made_by(command_line("python studies/benchmarks/step.py", argv), args.model),
+        "made": made_by(command_line("studies/benchmarks/step.py", argv), args.model),
         "threads": torch.get_num_threads(), "rows": 16, "tokens": int(batch["attention_mask"].sum()),
         "labelled_tokens": int((batch["labels"][:, 1:] != -100).sum()), "seconds": medians,
         "all_over_labelled": round(medians["all"] / medians["labelled"], 3),

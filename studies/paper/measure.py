@@ -6,15 +6,12 @@ Everything that is chosen (`choose`) is chosen on the validation split; the test
 `cost` and `arms`.
 """
 
-import argparse
-import os
 import time
 from pathlib import Path
 
 import pandas as pd
 import torch
 import yaml
-from datasets import disable_progress_bars
 from transformers import Qwen2ForCausalLM
 
 from modeling_vift import resolve_fusion
@@ -22,12 +19,12 @@ from vift_eval.answers.baselines import static_vectors
 from vift_eval.answers.conditions import PAPER, ask, read_back
 from vift_eval.answers.outcomes import outcome
 from vift_eval.calibrate import DOSES, calibrate, default_bands, replacements
-from vift_eval.files import read_json, write_json
+from vift_eval.files import read_json
 from vift_eval.models import load_model
 from vift_microworld import data, language, visual_instructions, visual_questions
 from vift_train.micro import RECIPES, load_recipe, queries_of, training_fields
 
-from ..answers import answer_rows, ask_rows, seen
+from ..answers import answer_rows, ask_rows, measure, seen
 from .plan import ARMS, ASKED, FUSED_OTHERWISE, top_half
 
 COUNT = {"test": 750, "validation": 300, "calibrate": 64, "static": 96, "cost": 24}
@@ -289,19 +286,7 @@ STEPS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("step", choices=("data", *STEPS))
-    parser.add_argument("--seeds", type=int, nargs="+", required=True)
-    parser.add_argument("--out", type=Path, required=True, help="the file to write (data: the folder)")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    disable_progress_bars()
-    if args.step == "data":
-        write_data(args.seeds, args.out)
-    elif isinstance(result := STEPS[args.step](args.seeds), pd.DataFrame):
-        result.to_parquet(args.out, index=False)
-    else:
-        write_json(args.out, result)
+    measure(__doc__.split("\n")[0], STEPS, {"data": write_data}, argv)
 
 
 if __name__ == "__main__":

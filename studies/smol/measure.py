@@ -7,25 +7,24 @@ the layers, as in the paper), bands of layers and their dose, and everything fre
 `cost` and `calibrate`.
 """
 
-import argparse
-import os
 import time
 from pathlib import Path
 
 import pandas as pd
 import torch
-from datasets import Dataset, Image, List, disable_progress_bars
+from datasets import Dataset, Image, List
 
 from vift_eval.answers.baselines import static_vectors
 from vift_eval.answers.conditions import ask
 from vift_eval.answers.generate import decoded
 from vift_eval.calibrate import calibrate, default_bands, replacements
-from vift_eval.files import read_json, write_json
+from vift_eval.files import read_json
 from vift_eval.models import load_model
 from vift_hub.assemble import assemble, load_trained, pack
 from vift_hub.init import build
 from vift_pictures import FAMILIES, TWO_HOPS, is_caption, is_right, visual_questions
 
+from ..answers import measure
 from .plan import BASE, checkpoints
 
 COUNT = {"validation": 3, "curve": 2, "test": 6, "style": 3, "facts": 5, "cost": 1, "calibrate": 1}  # of each family
@@ -296,19 +295,7 @@ STEPS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("step", choices=("vift", *STEPS))
-    parser.add_argument("--seeds", type=int, nargs="+", required=True)
-    parser.add_argument("--out", type=Path, required=True, help="the file to write (vift: the folder)")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    disable_progress_bars()
-    if args.step == "vift":
-        measure_vift(args.seeds, args.out)
-    elif isinstance(result := STEPS[args.step](args.seeds), pd.DataFrame):
-        result.to_parquet(args.out, index=False)
-    else:
-        write_json(args.out, result)
+    measure(__doc__.split("\n")[0], STEPS, {"vift": measure_vift}, argv)
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
             model.to(torch.bfloat16).save_pretrained(folder)
             processor.save_pretrained(folder)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+        parser.exit(2, f"error: {' '.join(str(error).split())}\n")
     print(f"wrote {args.output}; next: vift train --stage 1 --model {args.output} --captions ...")
 
 
