@@ -2,7 +2,8 @@
 
 TRL leaves unlabelled positions out of its fused head and loss where it has Triton; elsewhere it scores every position
 and masks afterwards, lest compiled kernels meet new shapes. CPUs have no such kernels, and with captions of ten tokens
-in prompts of fifty that costs half of a step (docs/performance.md).
+in prompts of fifty that costs more than a third of a step
+(docs/results/training/step.json).
 """
 
 from contextlib import nullcontext
